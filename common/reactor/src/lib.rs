@@ -1,0 +1,2 @@
+//! common/reactor
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]

@@ -1,0 +1,2 @@
+//! target/ctl
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]

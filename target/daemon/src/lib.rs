@@ -1,0 +1,2 @@
+//! target/daemon
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]

@@ -1,0 +1,2 @@
+//! tests/bench
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]

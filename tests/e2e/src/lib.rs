@@ -1,0 +1,2 @@
+//! tests/e2e
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]

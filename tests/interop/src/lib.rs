@@ -1,0 +1,2 @@
+//! tests/interop
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]

@@ -1,0 +1,2 @@
+//! tests/layers
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
