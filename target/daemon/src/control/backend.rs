@@ -13,6 +13,8 @@ use base::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::acl::Acl;
+use super::error::Refusal;
+#[allow(unused_imports)] // for the documentation
 use super::error::TgtError;
 use super::params::TargetParams;
 
@@ -108,12 +110,12 @@ pub struct LunSpec {
     pub scsi_id: String,
     /// Unit serial number (at most 36 bytes).
     pub scsi_sn: String,
-    /// What an NAA designator is made from: unique in the world by default, and equal where the administrator gave two
-    /// units the same scsi_id (or, without one, the same scsi_sn).
+    /// What an NAA designator is made from: a digest of `scsi_id`. Unique in the world by default; equal where the
+    /// administrator gave two units the same scsi_id (or, without one, the same scsi_sn).
     pub identity: [u8; 16],
-    /// The administrator gave scsi_id.
+    /// The administrator gave scsi_id; otherwise it is made up.
     pub scsi_id_given: bool,
-    /// The administrator gave scsi_sn.
+    /// The administrator gave scsi_sn; otherwise it is made up.
     pub scsi_sn_given: bool,
     /// INQUIRY vendor (at most 8 bytes).
     pub vendor_id: String,
@@ -185,10 +187,6 @@ pub enum LunChange {
     ModePage(ModePage),
     /// Another medium. Only while the unit is offline or has none; puts it online.
     Path(String),
-    /// Options of the backing store.
-    BsOpts(String),
-    /// Flags of the backing store; they count when a path is opened next.
-    BsOFlags(OpenFlags),
     /// IOPS limit; 0: none.
     IopsLimit(u64),
     /// Bandwidth limit, bytes per second; 0: none.
@@ -387,19 +385,20 @@ impl Snapshot {
 /// What the engine does for the control plane.
 pub trait Backend {
     /// Opens the unit's medium and makes the unit. `target` is the name of its target. A path that cannot be opened is
-    /// [`TgtError::InvalidRequest`], a device that the system or another unit uses is so too, unless `bsopts` has
-    /// `allow-in-use`; the engine logs which and why. A [`DeviceType::Controller`] has no medium and cannot fail.
-    /// Sessions of the target learn of the unit by the snapshot that follows.
-    fn open_lun(&mut self, tid: Tid, target: &str, spec: &LunSpec) -> Result<LunHandle, TgtError>;
+    /// [`TgtError::InvalidRequest`], and the detail says which and why. The same medium may back several units, as with
+    /// tgt (tgt-admin is what refuses devices in use). Without a path the unit has no medium and is offline. A
+    /// [`DeviceType::Controller`] has no medium and cannot fail. Sessions of the target learn of the unit by the
+    /// snapshot that follows.
+    fn open_lun(&mut self, tid: Tid, target: &str, spec: &LunSpec) -> Result<LunHandle, Refusal>;
 
     /// Applies one change; `spec` is the unit's specification with the change in it. Where this fails the unit is as it
     /// was before.
-    fn update_lun(&mut self, unit: LunHandle, change: &LunChange, spec: &LunSpec) -> Result<(), TgtError>;
+    fn update_lun(&mut self, unit: LunHandle, change: &LunChange, spec: &LunSpec) -> Result<(), Refusal>;
 
     /// Closes the unit: [`TgtError::LunActive`] while commands are in flight and `force` is not set (with it, they are
     /// aborted and waited for). On success the handle is dead, its sessions have been told that LUNs changed, and
     /// the medium is free.
-    fn close_lun(&mut self, unit: LunHandle, force: bool) -> Result<(), TgtError>;
+    fn close_lun(&mut self, unit: LunHandle, force: bool) -> Result<(), Refusal>;
 
     /// What the unit is now.
     fn lun_info(&self, unit: LunHandle) -> LunInfo;
@@ -414,16 +413,16 @@ pub trait Backend {
     fn sessions(&self, tid: Tid) -> Vec<SessionView>;
 
     /// Drops one connection: [`TgtError::NoSession`] or [`TgtError::NoConnection`] where it is not there.
-    fn drop_connection(&mut self, tid: Tid, sid: u64, cid: u32) -> Result<(), TgtError>;
+    fn drop_connection(&mut self, tid: Tid, sid: u64, cid: u32) -> Result<(), Refusal>;
 
     /// Drops every session of the target and returns when they and their tasks are gone.
     fn drop_sessions(&mut self, tid: Tid);
 
     /// Listens at `host` (None: everywhere, IPv4 and IPv6) and `port`. Gives the addresses that it listens on.
-    fn open_portal(&mut self, host: Option<&str>, port: u16, tag: u16) -> Result<Vec<SocketAddr>, TgtError>;
+    fn open_portal(&mut self, host: Option<&str>, port: u16, tag: u16) -> Result<Vec<SocketAddr>, Refusal>;
 
     /// Stops listening there. Connections that were accepted go on.
-    fn close_portal(&mut self, address: SocketAddr) -> Result<(), TgtError>;
+    fn close_portal(&mut self, address: SocketAddr) -> Result<(), Refusal>;
 
     /// `--mode system --op update --name debug`: verbose logging on or off.
     fn set_debug(&mut self, on: bool);

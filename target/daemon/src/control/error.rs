@@ -117,6 +117,34 @@ impl TgtError {
     }
 }
 
+/// A request that was refused: tgt's error, and what to say beside it. A stock tgtadm prints the error alone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{error}{}{detail}", if detail.is_empty() { "" } else { ": " })]
+pub struct Refusal {
+    /// tgt's error.
+    pub error: TgtError,
+    /// What, where, and what would be right. May be empty.
+    pub detail: String,
+}
+
+impl Refusal {
+    /// A refusal that says why.
+    pub fn new(error: TgtError, detail: impl Into<String>) -> Self {
+        Refusal { error, detail: detail.into() }
+    }
+
+    /// "invalid request", and why.
+    pub fn invalid(detail: impl Into<String>) -> Self {
+        Refusal::new(TgtError::InvalidRequest, detail)
+    }
+}
+
+impl From<TgtError> for Refusal {
+    fn from(error: TgtError) -> Self {
+        Refusal { error, detail: String::new() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
