@@ -10,6 +10,7 @@
 //! channels, buffers and threads.
 
 mod api;
+pub mod reservation;
 mod unit;
 
 pub use api::*;
