@@ -1,2 +1,4 @@
 //! target/daemon
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod control;
