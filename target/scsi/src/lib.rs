@@ -30,6 +30,8 @@ mod sense;
 mod task;
 mod unit;
 
+pub mod reservation;
+
 pub use api::*;
 pub use config::{ConfigError, LuChange, LuConfig, LuKind, ModePage};
 pub use lifecycle::ResetKind;

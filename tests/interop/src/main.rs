@@ -1,0 +1,34 @@
+//! `plinth-interop`: rounds against real tools and peers, one subcommand each.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Runs the target against real tools and peers.
+#[derive(Parser)]
+#[command(name = "plinth-interop")]
+struct Cli {
+    #[command(subcommand)]
+    round: Round,
+}
+
+#[derive(Subcommand)]
+enum Round {
+    /// iscsi-test-cu, suite by suite, over several kinds of logical unit and two portals
+    Conformance(interop::conformance::Args),
+}
+
+fn main() -> ExitCode {
+    let good = match Cli::parse().round {
+        Round::Conformance(args) => interop::conformance::main(&args),
+    };
+    match good {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("plinth-interop: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
