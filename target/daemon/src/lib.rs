@@ -1,2 +1,5 @@
 //! target/daemon
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod control;
+pub mod mgmt;

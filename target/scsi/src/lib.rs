@@ -10,7 +10,22 @@
 //! channels, buffers and threads.
 
 mod api;
+mod attention;
+mod cdb;
+mod commands;
+mod config;
+mod nexus;
+mod opcodes;
+mod primary;
+mod range_lock;
+mod sense;
+mod task;
 mod unit;
 
+pub mod reservation;
+
 pub use api::*;
+pub use config::{ConfigError, LuChange, LuConfig, LuKind, ModePage};
+pub use nexus::ItNexusLun;
+pub use task::{Inventory, Task};
 pub use unit::LogicalUnit;
