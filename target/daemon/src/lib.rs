@@ -4,7 +4,7 @@
 pub mod control;
 pub mod engine;
 pub mod logging;
-mod metrics;
+//mod metrics;
 pub mod mgmt;
 mod notify;
-pub mod tgtd;
+//pub mod tgtd;

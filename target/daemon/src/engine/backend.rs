@@ -36,6 +36,11 @@ impl EngineBackend {
         EngineBackend { shared, listening: Vec::new(), carriers: Vec::new() }
     }
 
+    /// What logins are decided by at this moment.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot()
+    }
+
     /// Asks every worker and gathers the answers.
     fn ask<T: Send>(&self, question: impl Fn(Answer<T>) -> Mail) -> Vec<T> {
         let posts = self.shared.posts();

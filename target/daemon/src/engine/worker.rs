@@ -13,7 +13,7 @@ use base::{Entropy, Mono};
 use block::{Channel, ChannelContext, Complete, Request};
 use reactor::{Event, Handle, Mailbox, Post, Ring, clock};
 use slab::Slab;
-use target_session::{Action, ConnId, Cx, Machine, MachineConfig, SessionId};
+use target_session::{Action, ConnId, Machine, MachineConfig, SessionId};
 
 use super::connections::Conn;
 use super::directory::SharedDirectory;
@@ -81,6 +81,8 @@ pub(super) struct Worker {
     /// Keys of tasks by the index of their [`target_session::TaskId`].
     pub by_task: Vec<usize>,
     pub throttled: std::collections::BinaryHeap<Throttled>,
+    /// Reads that wait for buffers: key and serial.
+    pub starved: std::collections::VecDeque<(usize, u64)>,
     pub serial: u64,
     pub finished: Rc<Finished>,
     pub jobs: Jobs,
@@ -104,7 +106,7 @@ pub(super) fn run(index: u32, shared: &Arc<Shared>, ready: &SyncSender<io::Resul
 /// Calls a method of the machine with the worker's context.
 macro_rules! with_machine {
     ($self:ident, $method:ident $(, $arg:expr)*) => {{
-        let mut cx = Cx {
+        let mut cx = target_session::Cx {
             now: $self.now,
             pool: $self.ring.pool(),
             entropy: &mut $self.entropy,
@@ -147,6 +149,7 @@ impl Worker {
             tasks: Slab::new(),
             by_task: Vec::new(),
             throttled: std::collections::BinaryHeap::new(),
+            starved: std::collections::VecDeque::new(),
             serial: 0,
             finished: Rc::default(),
             jobs: Jobs::default(),
@@ -162,14 +165,17 @@ impl Worker {
                 std::thread::sleep(Duration::from_millis(100));
             }
             self.now = clock::now();
-            while self.progress() {}
-            self.arm_and_send();
             if self.machine.next_deadline() <= self.now {
                 with_machine!(self, tick);
-                while self.progress() {}
-                self.arm_and_send();
             }
             self.start_throttled();
+            while self.progress() {
+                self.feed_starved();
+            }
+            self.arm_and_send();
+            while self.progress() {
+                self.arm_and_send();
+            }
         }
         // Tasks hold requests in the kernel; the ring waits for them when it is dropped.
         self.sessions.clear();
