@@ -150,6 +150,7 @@ fn judgement(rows: &[Row<'_>], results: &Results) -> bool {
         results.columns.len()
     );
     let ok = good == rows.len();
+    println!("tally: {good} passed, {} failed", never + fails);
     println!("conformance: {}", if ok { "good" } else { "NOT good" });
     ok
 }
