@@ -9,4 +9,6 @@ pub(crate) const TABLES: &[&[Entry]] = &[
     crate::capacity::COMMANDS,
     crate::rw::COMMANDS,
     crate::mode::COMMANDS,
+    crate::reservation::COMMANDS,
+    crate::alua::COMMANDS,
 ];

@@ -71,7 +71,7 @@ fn standard(kind: LuKind, state: &State) -> Vec<u8> {
     b.u8(0x06); // VERSION: SPC-4
     b.u8(0x02); // RESPONSE DATA FORMAT
     b.u8(91); // ADDITIONAL LENGTH
-    b.u8(capabilities(kind));
+    b.u8(capabilities(state));
     b.u8(0x10); // MULTIP
     b.u8(0x02); // CMDQUE
     b.ascii(&c.vendor, 8);
@@ -86,8 +86,8 @@ fn standard(kind: LuKind, state: &State) -> Vec<u8> {
 }
 
 /// Byte 5: TPGS and 3PC.
-fn capabilities(_: LuKind) -> u8 {
-    0
+fn capabilities(state: &State) -> u8 {
+    state.alua.tpgs()
 }
 
 /// The standard data of a LUN without a unit behind it: qualifier 011b, type 1Fh (SPC-4 6.6.2).

@@ -9,6 +9,7 @@
 //! A [`Task`] is a sans-IO machine: it names one operation at a time and is resumed with its outcome. The engine owns
 //! channels, buffers and threads.
 
+pub mod alua;
 mod api;
 mod attention;
 mod capacity;

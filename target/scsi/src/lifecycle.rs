@@ -42,14 +42,21 @@ impl LogicalUnit {
         let mut attentions = Attentions::default();
         attentions.raise(Asc::RESET_OCCURRED);
         let entry = NexusEntry { nexus: nexus.clone(), attentions, prevents_removal: false };
-        self.lock().nexuses.insert(nexus.id, entry);
+        let mut state = self.lock();
+        state.nexuses.insert(nexus.id, entry);
+        state.reservations.attach(nexus);
+        state.alua.know(nexus.target.portal_group);
+        drop(state);
         self.moved();
         ItNexusLun { attached: Arc::new(Attached::new(Arc::clone(self), nexus.clone())) }
     }
 
     /// The nexus is lost (SAM-5 6.3.4): what it held without persistence is released.
     pub fn detach(&self, nexus: NexusId) {
-        self.lock().nexuses.remove(&nexus);
+        let mut state = self.lock();
+        state.nexuses.remove(&nexus);
+        state.reservations.detach(nexus);
+        drop(state);
         self.moved();
     }
 
@@ -108,6 +115,7 @@ impl LogicalUnit {
                 ResetKind::TargetCold => Asc::POWER_ON,
             });
         }
+        state.reservations.reset();
         state.config = state.defaults.clone();
         self.set_write_through(!state.config.write_cache);
         drop(state);

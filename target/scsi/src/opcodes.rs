@@ -76,6 +76,18 @@ pub(crate) struct Entry {
     pub(crate) handler: Handler,
 }
 
+impl Entry {
+    /// Whether the command is an ordinary read (false) or write (true) of the medium: all of a class pass the same checks.
+    pub(crate) fn class(&self) -> Option<bool> {
+        match (self.access, self.needs.writable) {
+            _ if !self.needs.medium || self.needs.ignores_attention => None,
+            (Access::Read, false) => Some(false),
+            (Access::Write, true) => Some(true),
+            _ => None,
+        }
+    }
+}
+
 /// The commands by operation code, those of one code in order of service action.
 static INDEX: LazyLock<Vec<Vec<&'static Entry>>> = LazyLock::new(|| {
     let mut index: Vec<Vec<&Entry>> = (0..256).map(|_| Vec::new()).collect();

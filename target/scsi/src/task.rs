@@ -14,7 +14,7 @@ use std::sync::Arc;
 use block::GateState;
 
 use crate::nexus::{Attached, ItNexusLun};
-use crate::opcodes::{self, Access, Entry};
+use crate::opcodes::{self, Entry};
 use crate::range_lock::{Range, Ticket};
 use crate::rw::Transfer;
 use crate::sense::{Asc, Key, Refusal, Sense};
@@ -70,6 +70,12 @@ impl Call<'_> {
     /// Whether what was asked for with [`Call::hold`] is held by now.
     pub(crate) fn holds(&self) -> bool {
         self.held.is_some_and(|t| self.at.unit.ranges.granted(t))
+    }
+
+    /// GOOD without data. What the command takes counts as transferred.
+    pub(crate) fn good(&self) -> Reply {
+        let transfer_len = self.transfer_len.unwrap_or(0);
+        Reply { status: Status::Good, sense: None, data_in: DataIn::None, transfer_len }
     }
 
     /// Gives back what is held.
@@ -215,7 +221,7 @@ fn advance(stage: &mut Stage, call: &mut Call<'_>, input: Input) -> Result<Step,
             Begun::Wait => return Ok(Step::Wait),
             Begun::Outcome(Outcome::Transfer(transfer)) => Stage::Transfer(transfer),
             Begun::Outcome(Outcome::Job(job)) => Stage::Job(job),
-            Begun::Outcome(outcome) => return Ok(Step::Done(finish(outcome, call.command.expected_in))),
+            Begun::Outcome(outcome) => return Ok(Step::Done(finish(outcome, call))),
         };
         return continued(stage, call, Input::Start);
     }
@@ -262,31 +268,38 @@ fn begin(call: &mut Call<'_>) -> Result<Begun, Refusal> {
 fn admit(call: &mut Call<'_>, entry: Option<&Entry>) -> Result<(), Refusal> {
     let unit = call.unit();
     let epoch = unit.epoch();
-    if entry.is_some_and(|e| e.needs.medium && call.at.is_clear(e.needs.writable, epoch)) {
+    let class = entry.and_then(Entry::class);
+    if class.is_some_and(|write| call.at.is_clear(write, epoch)) {
         return Ok(());
     }
     let needs = entry.map(|e| e.needs).unwrap_or_default();
     let mut state = unit.lock();
-    let pending = if needs.ignores_attention {
-        None
-    } else {
-        state.nexuses.get_mut(&call.at.nexus.id).and_then(|n| n.attentions.take())
-    };
-    if let Some(asc) = pending {
-        return Err(Sense::new(Key::UnitAttention, asc).into());
+    let conflicts = entry.is_some() && state.reservations.view(&call.at.nexus).conflicts(call.cdb());
+    if !needs.ignores_attention
+        && let Some(attentions) = state.nexuses.get_mut(&call.at.nexus.id).map(|n| &mut n.attentions)
+    {
+        // A reservation comes after resets and before every other condition (SAM-5 5.3.3).
+        let pending = if conflicts { attentions.take_reset() } else { attentions.take() };
+        if let Some(asc) = pending {
+            return Err(Sense::new(Key::UnitAttention, asc).into());
+        }
+    }
+    if conflicts {
+        return Err(Refusal::Status(Status::ReservationConflict));
     }
     let Some(entry) = entry else { return Ok(()) };
     if unit.kind == LuKind::Controller && !entry.needs.any_kind {
         return Err(Sense::illegal(Asc::INVALID_OPERATION_CODE).into());
     }
+    state.alua.state(call.at.nexus.target.portal_group).admit(call.cdb())?;
     if needs.medium {
         state.ready()?;
     }
     if needs.writable {
         state.writable(unit.features.read_only)?;
     }
-    if needs.medium && !needs.ignores_attention && (needs.writable == (entry.access == Access::Write)) {
-        call.at.set_clear(needs.writable, epoch);
+    if let Some(write) = class {
+        call.at.set_clear(write, epoch);
     }
     Ok(())
 }
@@ -317,17 +330,15 @@ fn check_cdb(entry: &Entry, cdb: &[u8]) -> Result<(), Sense> {
     Ok(())
 }
 
-fn finish(outcome: Outcome, expected_in: u32) -> Reply {
+fn finish(outcome: Outcome, call: &Call<'_>) -> Reply {
     match outcome {
         Outcome::Data { mut bytes, allocation_len } => {
             bytes.truncate(allocation_len as usize);
             let transfer_len = bytes.len() as u64;
-            bytes.truncate(expected_in as usize);
+            bytes.truncate(call.command.expected_in as usize);
             Reply { status: Status::Good, sense: None, data_in: DataIn::Bytes(bytes), transfer_len }
         }
         Outcome::Done(reply) => reply,
-        Outcome::Good | Outcome::Transfer(_) | Outcome::Job(_) => {
-            Reply { status: Status::Good, sense: None, data_in: DataIn::None, transfer_len: 0 }
-        }
+        Outcome::Good | Outcome::Transfer(_) | Outcome::Job(_) => call.good(),
     }
 }

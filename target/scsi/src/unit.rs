@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block::{Features, Gate, GateState, Geometry};
 
+use crate::alua::Alua;
 use crate::attention::Attentions;
 use crate::range_lock::RangeLock;
+use crate::reservation::Reservations;
 use crate::sense::{Asc, Key, Refusal, Sense};
 use crate::{LuChange, LuConfig, LuKind, Nexus, NexusId, Waker};
 
@@ -64,6 +66,8 @@ pub(crate) struct State {
     pub(crate) defaults: LuConfig,
     pub(crate) geometry: Geometry,
     pub(crate) nexuses: HashMap<NexusId, NexusEntry>,
+    pub(crate) reservations: Reservations,
+    pub(crate) alua: Alua,
     /// The medium was ejected.
     pub(crate) ejected: bool,
 }
@@ -137,6 +141,8 @@ impl LogicalUnit {
                 config,
                 geometry,
                 nexuses: HashMap::new(),
+                reservations: Reservations::default(),
+                alua: Alua::default(),
                 ejected: false,
             }),
         })

@@ -14,6 +14,7 @@ use block::{
 use crate::*;
 
 mod basics;
+mod reserve;
 
 /// The LUNs of the test target.
 pub(crate) struct TestInventory(pub(crate) Vec<u64>, pub(crate) Vec<Arc<LogicalUnit>>);
@@ -130,6 +131,15 @@ impl Rig {
     pub(crate) fn attach(&self, n: u64) -> ItNexusLun {
         let mut at = self.unit.attach(&nexus(n));
         self.run(&mut at, &[0, 0, 0, 0, 0, 0], b"", 0).sense_is(6, 0x2900);
+        at
+    }
+
+    /// A nexus whose attach attention is taken without a command, whatever is reserved.
+    pub(crate) fn attach_quietly(&self, n: u64) -> ItNexusLun {
+        let at = self.unit.attach(&nexus(n));
+        if let Some(entry) = self.unit.lock().nexuses.get_mut(&NexusId(n)) {
+            entry.attentions.take();
+        }
         at
     }
 
