@@ -11,10 +11,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use base::Root;
 
-use crate::control::Control;
 use crate::engine::{Engine, EngineBackend, EngineConfig};
 use crate::mgmt::socket::{self, PATH_VARIABLE, Socket};
-use crate::{logging, metrics, notify, persist};
+use crate::persist::{self, Manager, Store};
+use crate::{logging, metrics, notify};
 
 /// How the daemon is started.
 #[derive(Clone, Debug)]
@@ -115,9 +115,8 @@ fn raise_file_limit() {
 
 /// What the management thread and the metrics endpoint share.
 pub(crate) struct Plane {
-    pub control: Control,
+    manager: Manager,
     pub backend: EngineBackend,
-    state_file: Option<PathBuf>,
 }
 
 /// The shared plane.
@@ -152,7 +151,12 @@ impl Daemon {
         let variable = std::env::var(PATH_VARIABLE).ok();
         let socket_path = socket::path(&options.root, variable.as_deref(), options.control_port);
         let socket = Socket::bind(&socket_path).with_context(|| "the management socket cannot be opened")?;
-        let instance = persist::instance_id(&options.root)?;
+        let (instance, warning) = persist::instance_id(&options.root)?;
+        let store = if options.persist {
+            Some(Store::new(Store::default_path(&options.root, options.control_port))?)
+        } else {
+            None
+        };
         let engine = Engine::start(EngineConfig {
             threads: options.threads,
             root: options.root.clone(),
@@ -160,13 +164,12 @@ impl Daemon {
             spin: options.spin,
         })
         .context("the engine cannot be started (io_uring is needed)")?;
-        let mut plane = Plane { control: Control::new(instance), backend: engine.backend(), state_file: None };
-        if options.persist {
-            let file = persist::state_file(&options.root, options.control_port);
-            plane.restore(&file)?;
-            plane.state_file = Some(file);
+        let mut backend = engine.backend();
+        let (manager, warnings) = Manager::start(instance, store, &options.iscsi, &mut backend)?;
+        for text in warning.into_iter().chain(warnings) {
+            tracing::warn!("{text}");
         }
-        plane.control.start_portals(&options.iscsi, &mut plane.backend).context("no portal")?;
+        let plane = Plane { manager, backend };
         let plane = Arc::new(Mutex::new(plane));
         let (end, ended) = sync_channel(8);
         serve_signals(end.clone())?;
@@ -211,26 +214,6 @@ impl Daemon {
     }
 }
 
-impl Plane {
-    /// Brings back what was configured. A unit whose medium is not there comes back without it, and says so.
-    fn restore(&mut self, file: &Path) -> Result<()> {
-        let Some(saved) = persist::load(file)? else { return Ok(()) };
-        let missing = self.control.restore(&saved, &mut self.backend)?;
-        for what in missing {
-            tracing::error!("{what}");
-        }
-        Ok(())
-    }
-
-    /// Saves what is configured; a change that cannot be kept is logged, since it was already made.
-    fn save(&self) {
-        let Some(file) = &self.state_file else { return };
-        if let Err(e) = persist::save(file, &self.control.saved()) {
-            tracing::error!("{}: the configuration could not be saved: {e}", file.display());
-        }
-    }
-}
-
 fn serve_management(socket: Socket, plane: SharedPlane, end: SyncSender<End>) -> io::Result<()> {
     let body = move || {
         let mut failures = 0;
@@ -238,11 +221,7 @@ fn serve_management(socket: Socket, plane: SharedPlane, end: SyncSender<End>) ->
             let mut apply = |request| {
                 let mut guard = lock(&plane);
                 let plane = &mut *guard;
-                let outcome = plane.control.apply(&request, &mut plane.backend);
-                if outcome.changed {
-                    plane.save();
-                }
-                (outcome.response, outcome.shutdown)
+                plane.manager.apply(&request, &mut plane.backend)
             };
             match socket.serve_one(&mut apply) {
                 Ok(false) => failures = 0,

@@ -189,14 +189,3 @@ fn identity(c: &LuConfig) -> impl PartialEq + '_ {
 fn mode(c: &LuConfig) -> impl PartialEq + '_ {
     (c.write_cache, c.swp, c.descriptor_sense, c.read_only, &c.mode_pages)
 }
-/// TEMPORARY
-impl LogicalUnit {
-    /// x
-    pub fn durable_state(&self) -> Vec<u8> {
-        Vec::new()
-    }
-    /// x
-    pub fn restore(&self, _: &[u8]) -> Result<(), ConfigError> {
-        Ok(())
-    }
-}
