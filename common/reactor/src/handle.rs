@@ -23,6 +23,11 @@ impl Handle {
         Rc::new(Handle { fd, slot, table: Rc::downgrade(table) })
     }
 
+    /// The descriptor, to be moved to another thread's ring.
+    pub fn share(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.fd)
+    }
+
     pub(crate) fn raw(&self) -> RawFd {
         self.fd.as_raw_fd()
     }

@@ -31,6 +31,11 @@ impl Attentions {
         if self.0.is_empty() { None } else { Some(self.0.remove(0)) }
     }
 
+    /// Takes the oldest where it tells of a reset: that comes before everything else (SAM-5 5.3.3).
+    pub(crate) fn take_reset(&mut self) -> Option<Asc> {
+        self.first().filter(|&a| is_reset(a)).and_then(|_| self.take())
+    }
+
     /// Takes back a condition that has been reported by other means.
     pub(crate) fn withdraw(&mut self, asc: Asc) {
         self.0.retain(|a| *a != asc);

@@ -51,6 +51,7 @@ impl Asc {
     pub(crate) const SOFTWARE_WRITE_PROTECTED: Asc = Asc(0x2702);
     pub(crate) const SPACE_ALLOCATION_FAILED: Asc = Asc(0x2707);
     pub(crate) const MEDIUM_MAY_HAVE_CHANGED: Asc = Asc(0x2800);
+    pub(crate) const RESET_OCCURRED: Asc = Asc(0x2900);
     pub(crate) const POWER_ON: Asc = Asc(0x2901);
     pub(crate) const TARGET_RESET: Asc = Asc(0x2902);
     pub(crate) const UNIT_RESET: Asc = Asc(0x2903);

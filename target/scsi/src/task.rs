@@ -16,6 +16,7 @@ use block::GateState;
 use crate::nexus::{Attached, ItNexusLun};
 use crate::opcodes::{self, Entry};
 use crate::range_lock::{Range, Ticket};
+use crate::rw::Transfer;
 use crate::sense::{Asc, Key, Refusal, Sense};
 use crate::{Command, DataIn, Input, LogicalUnit, LuKind, Reply, Status, Step, StepContext};
 
@@ -31,6 +32,8 @@ pub(crate) struct Call<'a> {
     pub(crate) cx: &'a StepContext<'a>,
     /// The range that the task holds or waits for; it is given back when the task ends.
     pub(crate) held: &'a mut Option<Ticket>,
+    /// What the command transfers in its direction, once known; for the residual of a command that fails.
+    pub(crate) transfer_len: Option<u64>,
 }
 
 impl Call<'_> {
@@ -42,20 +45,44 @@ impl Call<'_> {
         &self.command.cdb
     }
 
-    /// All write data in one piece, at most `max` bytes: for parameter lists.
-    pub(crate) fn parameters(&self, max: usize) -> Vec<u8> {
-        let mut out = Vec::new();
-        for b in &self.command.data_out {
-            out.extend_from_slice(&b[..b.len().min(max - out.len())]);
+    /// A parameter list of `len` bytes, at most `max`, in one piece. An initiator that sends less than it declares is
+    /// refused (SPC-4 4.3.1, FCP-4 9.4.2).
+    pub(crate) fn parameter_list(&mut self, len: usize, max: usize) -> Result<Vec<u8>, Sense> {
+        self.transfer_len = Some(len as u64);
+        if len > max {
+            return Err(Sense::illegal(Asc::PARAMETER_LIST_LENGTH));
         }
-        out
+        let mut out = Vec::with_capacity(len);
+        for b in &self.command.data_out {
+            out.extend_from_slice(&b[..b.len().min(len - out.len())]);
+        }
+        if out.len() < len { Err(Sense::illegal(Asc::PARAMETER_LIST_LENGTH)) } else { Ok(out) }
     }
 
     /// Asks for bytes `range` of the unit; true when they are held already, otherwise return [`Step::Wait`].
     pub(crate) fn hold(&mut self, range: Range, exclusive: bool) -> bool {
+        self.let_go();
         let (ticket, held) = self.at.unit.ranges.acquire(range, exclusive, self.cx.waker);
         *self.held = Some(ticket);
         held
+    }
+
+    /// Whether what was asked for with [`Call::hold`] is held by now.
+    pub(crate) fn holds(&self) -> bool {
+        self.held.is_some_and(|t| self.at.unit.ranges.granted(t))
+    }
+
+    /// GOOD without data. What the command takes counts as transferred.
+    pub(crate) fn good(&self) -> Reply {
+        let transfer_len = self.transfer_len.unwrap_or(0);
+        Reply { status: Status::Good, sense: None, data_in: DataIn::None, transfer_len }
+    }
+
+    /// Gives back what is held.
+    pub(crate) fn let_go(&mut self) {
+        if let Some(ticket) = self.held.take() {
+            self.at.unit.ranges.release(ticket);
+        }
     }
 }
 
@@ -82,6 +109,8 @@ pub(crate) enum Outcome {
     },
     /// Any other end.
     Done(Reply),
+    /// A READ or WRITE.
+    Transfer(Transfer),
     /// Work that takes operations; stepped with [`Input::Start`] at once.
     Job(Box<dyn Job>),
 }
@@ -102,6 +131,7 @@ pub trait Inventory {
 
 enum Stage {
     Start,
+    Transfer(Transfer),
     Job(Box<dyn Job>),
     Over,
 }
@@ -114,6 +144,7 @@ pub struct Task {
     held: Option<Ticket>,
     stage: Stage,
     replied: bool,
+    transfer_len: Option<u64>,
 }
 
 impl std::fmt::Debug for Task {
@@ -138,40 +169,21 @@ impl Task {
             _ => Prepared::Nothing,
         };
         let at = Arc::clone(&at.attached);
-        Task { at, command, prepared, held: None, stage: Stage::Start, replied: false }
+        Task { at, command, prepared, held: None, stage: Stage::Start, replied: false, transfer_len: None }
     }
 
     /// Goes on with `input`. After [`Step::Done`] or [`Step::Finished`] the task is over.
     pub fn step(&mut self, cx: &StepContext<'_>, input: Input) -> Step {
-        let at = Arc::clone(&self.at);
         let mut call = Call {
-            at: &at,
+            at: &self.at,
             command: &mut self.command,
             prepared: &mut self.prepared,
             cx,
             held: &mut self.held,
+            transfer_len: self.transfer_len,
         };
-        let result = match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Start => match begin(&mut call) {
-                Ok(Begun::Wait) => {
-                    self.stage = Stage::Start;
-                    return Step::Wait;
-                }
-                Ok(Begun::Outcome(Outcome::Job(mut job))) => {
-                    let step = job.step(&mut call, Input::Start);
-                    self.stage = Stage::Job(job);
-                    step
-                }
-                Ok(Begun::Outcome(outcome)) => Ok(Step::Done(finish(outcome, call.command.expected_in))),
-                Err(refusal) => Err(refusal),
-            },
-            Stage::Job(mut job) => {
-                let step = job.step(&mut call, input);
-                self.stage = Stage::Job(job);
-                step
-            }
-            Stage::Over => Ok(Step::Finished),
-        };
+        let result = advance(&mut self.stage, &mut call, input);
+        self.transfer_len = call.transfer_len;
         self.settle(result)
     }
 
@@ -180,7 +192,11 @@ impl Task {
             Ok(step) => step,
             Err(_) if self.replied => Step::Finished,
             Err(refusal) => {
-                let len = u64::from(self.command.expected_in.max(self.command.expected_out));
+                let out = self.command.expected_out;
+                let len = match self.transfer_len {
+                    Some(len) if out > 0 => len,
+                    _ => u64::from(out),
+                };
                 Step::Done(refusal.reply(self.at.unit.descriptor_sense(), len))
             }
         };
@@ -195,6 +211,28 @@ impl Task {
             _ => {}
         }
         step
+    }
+}
+
+/// One step of the stage, which may move on.
+fn advance(stage: &mut Stage, call: &mut Call<'_>, input: Input) -> Result<Step, Refusal> {
+    if matches!(stage, Stage::Start) {
+        *stage = match begin(call)? {
+            Begun::Wait => return Ok(Step::Wait),
+            Begun::Outcome(Outcome::Transfer(transfer)) => Stage::Transfer(transfer),
+            Begun::Outcome(Outcome::Job(job)) => Stage::Job(job),
+            Begun::Outcome(outcome) => return Ok(Step::Done(finish(outcome, call))),
+        };
+        return continued(stage, call, Input::Start);
+    }
+    continued(stage, call, input)
+}
+
+fn continued(stage: &mut Stage, call: &mut Call<'_>, input: Input) -> Result<Step, Refusal> {
+    match stage {
+        Stage::Transfer(transfer) => transfer.step(call, input),
+        Stage::Job(job) => job.step(call, input),
+        Stage::Start | Stage::Over => Ok(Step::Finished),
     }
 }
 
@@ -225,23 +263,43 @@ fn begin(call: &mut Call<'_>) -> Result<Begun, Refusal> {
     Ok(Begun::Outcome((entry.handler)(call)?))
 }
 
-/// Unit attentions, reservations, sanitize, ready, write protection.
+/// Unit attentions, reservations, sanitize, ready, write protection. A nexus that passed all of it at the unit's
+/// present epoch passes with one load.
 fn admit(call: &mut Call<'_>, entry: Option<&Entry>) -> Result<(), Refusal> {
     let unit = call.unit();
+    let epoch = unit.epoch();
+    let class = entry.and_then(Entry::class);
+    if class.is_some_and(|write| call.at.is_clear(write, epoch)) {
+        return Ok(());
+    }
     let needs = entry.map(|e| e.needs).unwrap_or_default();
     let mut state = unit.lock();
-    if !needs.ignores_attention {
-        let pending = state.nexuses.get_mut(&call.at.nexus.id).and_then(|n| n.attentions.take());
+    let conflicts = entry.is_some() && state.reservations.view(&call.at.nexus).conflicts(call.cdb());
+    if !needs.ignores_attention
+        && let Some(attentions) = state.nexuses.get_mut(&call.at.nexus.id).map(|n| &mut n.attentions)
+    {
+        // A reservation comes after resets and before every other condition (SAM-5 5.3.3).
+        let pending = if conflicts { attentions.take_reset() } else { attentions.take() };
         if let Some(asc) = pending {
             return Err(Sense::new(Key::UnitAttention, asc).into());
         }
+    }
+    if conflicts {
+        return Err(Refusal::Status(Status::ReservationConflict));
     }
     let Some(entry) = entry else { return Ok(()) };
     if unit.kind == LuKind::Controller && !entry.needs.any_kind {
         return Err(Sense::illegal(Asc::INVALID_OPERATION_CODE).into());
     }
+    state.alua.state(call.at.nexus.target.portal_group).admit(call.cdb())?;
     if needs.medium {
         state.ready()?;
+    }
+    if needs.writable {
+        state.writable(unit.features.read_only)?;
+    }
+    if let Some(write) = class {
+        call.at.set_clear(write, epoch);
     }
     Ok(())
 }
@@ -272,17 +330,15 @@ fn check_cdb(entry: &Entry, cdb: &[u8]) -> Result<(), Sense> {
     Ok(())
 }
 
-fn finish(outcome: Outcome, expected_in: u32) -> Reply {
+fn finish(outcome: Outcome, call: &Call<'_>) -> Reply {
     match outcome {
         Outcome::Data { mut bytes, allocation_len } => {
             bytes.truncate(allocation_len as usize);
             let transfer_len = bytes.len() as u64;
-            bytes.truncate(expected_in as usize);
+            bytes.truncate(call.command.expected_in as usize);
             Reply { status: Status::Good, sense: None, data_in: DataIn::Bytes(bytes), transfer_len }
         }
         Outcome::Done(reply) => reply,
-        Outcome::Good | Outcome::Job(_) => {
-            Reply { status: Status::Good, sense: None, data_in: DataIn::None, transfer_len: 0 }
-        }
+        Outcome::Good | Outcome::Transfer(_) | Outcome::Job(_) => call.good(),
     }
 }
