@@ -70,6 +70,8 @@ pub(super) struct Worker {
     pub mailbox: Mailbox<Mail>,
     pub post: Post<Mail>,
     pub listeners: Vec<Listener>,
+    /// Listeners that rest, and until when.
+    pub accept_again: Vec<(Mono, usize)>,
     pub conns: Vec<Option<Conn>>,
     /// Connections whose receive may be armed again.
     pub rearm: Vec<ConnId>,
@@ -141,6 +143,7 @@ impl Worker {
             entropy: SystemEntropy,
             now: clock::now(),
             listeners: Vec::new(),
+            accept_again: Vec::new(),
             conns: Vec::new(),
             rearm: Vec::new(),
             transmit: Vec::new(),
@@ -169,6 +172,7 @@ impl Worker {
                 with_machine!(self, tick);
             }
             self.start_throttled();
+            self.accept_due();
             while self.progress() {
                 self.feed_starved();
             }
@@ -183,7 +187,8 @@ impl Worker {
 
     fn deadline(&self) -> Mono {
         let throttled = self.throttled.peek().map_or(Mono::NEVER, |t| t.at);
-        self.machine.next_deadline().min(throttled).min(self.now + SLEEP_MAX)
+        let accept = self.accept_again.iter().map(|&(when, _)| when).min().unwrap_or(Mono::NEVER);
+        self.machine.next_deadline().min(throttled).min(accept).min(self.now + SLEEP_MAX)
     }
 
     /// Handles what is at hand; false where nothing was.
