@@ -1,1 +1,15 @@
-//! target/iscsi
+//! iSCSI on the wire (RFC 7143): bytes to types and back, for both ends of a connection. Sans-IO: no sockets, no
+//! clock, no tasks; the session machines of target and initiator stand on this crate.
+//!
+//! | module | what it holds | RFC 7143 |
+//! |---|---|---|
+//! | [`pdu`] | every PDU's basic header segment, framing, additional header segments, codes | 11 |
+//! | [`serial`] | serial number arithmetic for CmdSN, StatSN, DataSN | 4.2.2.1 |
+//! | [`lun`] | the 8-byte LUN field | 11.2.1.7, SAM-5 4.7 |
+//!
+//! Everything that is parsed here comes from the network: parsing never panics, never allocates by a length that the
+//! peer chose without a limit, and says which field is wrong.
+
+pub mod lun;
+pub mod pdu;
+pub mod serial;
