@@ -10,6 +10,7 @@
 //! | [`params`] | the table of keys; what one side wants and what was agreed | 13 |
 //! | [`negotiate`] | the negotiation, for either role | 6.2, 6.3, 13 |
 //! | [`discovery`] | the answer to SendTargets | C |
+//! | [`chap`] | AuthMethod and CHAP, for either role | 12.1 |
 //! | [`name`] | iSCSI names | 4.2.7 |
 //! | [`address`] | TargetAddress | 13.8 |
 //! | [`isid`] | initiator session ids | 11.12.5 |
@@ -19,6 +20,7 @@
 //! peer chose without a limit, and says which field is wrong.
 
 pub mod address;
+pub mod chap;
 pub mod digest;
 pub mod discovery;
 pub mod isid;
