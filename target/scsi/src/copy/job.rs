@@ -182,7 +182,7 @@ impl Copy {
             Phase::Destination(bufs) => self.write(call, bufs),
             Phase::Edge(bufs) => {
                 let block = completed(input)?;
-                self.overlay(call, bufs, block)
+                self.overlay(call, &bufs, &block)
             }
             Phase::Write => {
                 completed(input)?;
@@ -317,7 +317,7 @@ impl Copy {
     }
 
     /// Puts the piece into the block that was read for it.
-    fn overlay(&mut self, call: &Call<'_>, bufs: Bufs, block: Bufs) -> Result<Step, Sense> {
+    fn overlay(&mut self, call: &Call<'_>, bufs: &Bufs, block: &Bufs) -> Result<Step, Sense> {
         let (range, _) = self.target()?;
         let skip = (self.current()?.to + self.piece.0 - range.start) as usize;
         let mut out: Buf = call.cx.pool.get((range.end - range.start) as usize);

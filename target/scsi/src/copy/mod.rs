@@ -42,17 +42,20 @@ const DESCRIPTOR_TYPES: [u8; 3] = [list::BLOCK_TO_BLOCK, list::BLOCK_TO_BLOCK_OF
 /// Disks alone copy.
 const NEEDS: Needs = Needs { any_kind: false, ..UNIT };
 
-const fn result(action: u16, name: &'static str, handler: crate::task::Handler) -> Entry {
-    Entry {
-        opcode: 0x84,
-        service_action: Some(action),
-        name,
-        usage: &[0x84, 0x1f, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0x04],
-        access: Access::Write,
-        needs: NEEDS,
-        seconds: 10,
-        handler,
-    }
+/// Entries of RECEIVE COPY RESULTS; in CDB USAGE DATA the service action stands as it is.
+macro_rules! result {
+    ($action:literal, $name:literal, $handler:path) => {
+        Entry {
+            opcode: 0x84,
+            service_action: Some($action),
+            name: $name,
+            usage: &[0x84, $action, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0x04],
+            access: Access::Write,
+            needs: NEEDS,
+            seconds: 10,
+            handler: $handler,
+        }
+    };
 }
 
 /// This module's commands.
@@ -61,16 +64,16 @@ pub(crate) const COMMANDS: &[Entry] = &[
         opcode: 0x83,
         service_action: Some(0x00),
         name: "EXTENDED COPY(LID1)",
-        usage: &[0x83, 0x1f, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0x04],
+        usage: &[0x83, 0x00, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0x04],
         access: Access::Write,
         needs: NEEDS,
         seconds: 60,
         handler: extended_copy,
     },
-    result(0x00, "RECEIVE COPY STATUS(LID1)", results::status),
-    result(0x01, "RECEIVE COPY DATA(LID1)", results::data),
-    result(0x03, "RECEIVE COPY OPERATING PARAMETERS", results::operating_parameters),
-    result(0x04, "RECEIVE COPY FAILURE DETAILS(LID1)", results::failure_details),
+    result!(0x00, "RECEIVE COPY STATUS(LID1)", results::status),
+    result!(0x01, "RECEIVE COPY DATA(LID1)", results::data),
+    result!(0x03, "RECEIVE COPY OPERATING PARAMETERS", results::operating_parameters),
+    result!(0x04, "RECEIVE COPY FAILURE DETAILS(LID1)", results::failure_details),
 ];
 
 /// Reads the parameter list of an EXTENDED COPY and asks the target for its units; nothing for other commands.

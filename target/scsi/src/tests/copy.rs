@@ -194,7 +194,7 @@ fn malformed_lists_are_refused_as_a_whole() {
     let mut at = rig.attach(1);
     fill(&rig, 0, &[7; 512]);
     let (c, s) = (cscd(1, 512), blocks(0, 0, 1, 0, 9));
-    let good = list(1, 0, &[c.clone()], &[s.clone()]);
+    let good = list(1, 0, std::slice::from_ref(&c), std::slice::from_ref(&s));
     for n in 1..good.len() {
         copy(&rig, &mut at, &good[..n]).sense_is(5, 0x1a00);
     }
@@ -205,8 +205,8 @@ fn malformed_lists_are_refused_as_a_whole() {
         l
     };
     let cases: Vec<(&str, Vec<u8>, u16)> = vec![
-        ("too many CSCDs", list(1, 0, &vec![c.clone(); 17], &[s.clone()]), 0x2606),
-        ("too many segments", list(1, 0, &[c.clone()], &vec![s.clone(); 65]), 0x2608),
+        ("too many CSCDs", list(1, 0, &vec![c.clone(); 17], std::slice::from_ref(&s)), 0x2606),
+        ("too many segments", list(1, 0, std::slice::from_ref(&c), &vec![s.clone(); 65]), 0x2608),
         ("too many bytes", list(1, 0, &vec![c.clone(); 17], &vec![s.clone(); 130]), 0x1a00),
         ("other CSCD type", with(&|l| l[16] = 0xe0), 0x2607),
         ("other segment type", with(&|l| l[48] = 3), 0x2609),
