@@ -148,6 +148,11 @@ impl LogicalUnit {
         self.lock().nexuses.values().any(|n| n.prevents_removal)
     }
 
+    /// Whether there is a medium in the unit: it was not ejected.
+    pub fn medium_present(&self) -> bool {
+        !self.lock().ejected
+    }
+
     /// Whether `value` is a designator of this unit, of DESIGNATOR TYPE `kind` (SPC-4 7.8.6).
     pub fn has_designator(&self, kind: u8, value: &[u8]) -> bool {
         let state = self.lock();

@@ -212,15 +212,20 @@ mod tests {
 
     #[test]
     fn output_and_code_are_kept() {
-        let output = Run::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]).output().expect("sh starts");
-        assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (Some(3), "out\n", "err\n"));
+        let output =
+            Run::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]).output().expect("sh starts");
+        assert_eq!(
+            (output.code, output.stdout.as_str(), output.stderr.as_str()),
+            (Some(3), "out\n", "err\n")
+        );
         assert!(!output.ok() && !output.timed_out);
     }
 
     #[test]
     fn the_limit_ends_a_command() {
         let before = Instant::now();
-        let output = Run::new("sleep").arg("20").limit(Duration::from_millis(100)).output().expect("sleep starts");
+        let output =
+            Run::new("sleep").arg("20").limit(Duration::from_millis(100)).output().expect("sleep starts");
         assert!(output.timed_out && output.code.is_none());
         assert!(before.elapsed() < Duration::from_secs(10));
     }

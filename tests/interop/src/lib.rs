@@ -6,7 +6,10 @@
 //! The binary's subcommands are the rounds: see `plinth-interop --help` and CONTRIBUTING.md.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod cases;
 pub mod command;
 pub mod conformance;
+pub mod libiscsi;
 pub mod packages;
+pub mod qemu_img;
 pub mod target;

@@ -17,11 +17,17 @@ struct Cli {
 enum Round {
     /// iscsi-test-cu, suite by suite, over several kinds of logical unit and two portals
     Conformance(interop::conformance::Args),
+    /// libiscsi's tools: discovery, INQUIRY, capacity, CHAP
+    Libiscsi(interop::libiscsi::Args),
+    /// qemu-img convert and compare through qemu's iSCSI driver
+    QemuImg(interop::qemu_img::Args),
 }
 
 fn main() -> ExitCode {
     let good = match Cli::parse().round {
         Round::Conformance(args) => interop::conformance::main(&args),
+        Round::Libiscsi(args) => interop::libiscsi::main(&args),
+        Round::QemuImg(args) => interop::qemu_img::main(&args),
     };
     match good {
         Ok(true) => ExitCode::SUCCESS,

@@ -15,7 +15,11 @@ static APT: Mutex<()> = Mutex::new(());
 pub type Need = (&'static str, &'static str);
 
 fn present(shown_by: &str) -> bool {
-    if shown_by.starts_with('/') { std::path::Path::new(shown_by).exists() } else { find_program(shown_by).is_some() }
+    if shown_by.starts_with('/') {
+        std::path::Path::new(shown_by).exists()
+    } else {
+        find_program(shown_by).is_some()
+    }
 }
 
 /// Makes sure that everything in `needs` is there.
@@ -27,7 +31,10 @@ pub fn require(needs: &[Need]) -> Result<()> {
     }
     let names: Vec<&str> = missing.iter().map(|(package, _)| *package).collect();
     if !rustix::process::geteuid().is_root() {
-        bail!("missing packages: {0}; install them (apt-get install {0}) or run this as root", names.join(" "));
+        bail!(
+            "missing packages: {0}; install them (apt-get install {0}) or run this as root",
+            names.join(" ")
+        );
     }
     if find_program("apt-get").is_none() {
         bail!("missing: {}; there is no apt-get here to install them with", names.join(" "));
@@ -40,7 +47,11 @@ pub fn require(needs: &[Need]) -> Result<()> {
 }
 
 fn apt(args: &[&str]) -> Run {
-    Run::new("apt-get").args(["-o", "DPkg::Lock::Timeout=120"]).args(args).env("DEBIAN_FRONTEND", "noninteractive").limit(Duration::from_secs(600))
+    Run::new("apt-get")
+        .args(["-o", "DPkg::Lock::Timeout=120"])
+        .args(args)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .limit(Duration::from_secs(600))
 }
 
 /// Installs `names`. The qemu packages insist on one another's exact version, and a release and its security archive may
@@ -55,9 +66,9 @@ fn install(names: &[&str]) -> Result<()> {
     }
     let pinned = same_release(names)?;
     let pinned: Vec<&str> = pinned.iter().map(String::as_str).collect();
-    apt(&[&options[..], &pinned].concat())
-        .success()
-        .with_context(|| format!("cannot install {}; a plain install said:\n{}", names.join(" "), plain.text()))?;
+    apt(&[&options[..], &pinned].concat()).success().with_context(|| {
+        format!("cannot install {}; a plain install said:\n{}", names.join(" "), plain.text())
+    })?;
     Ok(())
 }
 
@@ -67,7 +78,8 @@ fn same_release(names: &[&str]) -> Result<Vec<String>> {
     let offered = Run::new("apt-cache").args(["madison", "qemu-utils"]).success()?.stdout;
     let version = offered.lines().next().and_then(|line| line.split('|').nth(1)).map(str::trim);
     let Some(version) = version else { bail!("apt-cache knows no qemu-utils") };
-    let mut pinned: Vec<String> = names.iter().filter(|n| !n.starts_with("qemu-")).map(ToString::to_string).collect();
+    let mut pinned: Vec<String> =
+        names.iter().filter(|n| !n.starts_with("qemu-")).map(ToString::to_string).collect();
     let mut qemu: Vec<&str> = names.iter().copied().filter(|n| n.starts_with("qemu-")).collect();
     for installed in ["qemu-system-x86", "qemu-system-common", "qemu-system-data", "qemu-utils"] {
         if !qemu.contains(&installed) && Run::new("dpkg").args(["-s", installed]).output()?.ok() {

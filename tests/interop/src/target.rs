@@ -41,7 +41,11 @@ impl Programs {
             Kind::Ours => {
                 let links = scratch.join("bin");
                 std::fs::create_dir_all(&links)?;
-                Run::new(our_binary()?).arg("links").arg(&links).success().context("plinth cannot make its links")?;
+                Run::new(our_binary()?)
+                    .arg("links")
+                    .arg(&links)
+                    .success()
+                    .context("plinth cannot make its links")?;
                 links
             }
         };
@@ -63,7 +67,10 @@ pub fn our_binary() -> Result<PathBuf> {
     // build/PROFILE/plinth-interop, or build/PROFILE/deps/TEST
     let found = me.ancestors().skip(1).take(2).map(|dir| dir.join("plinth")).find(|file| file.is_file());
     found.with_context(|| {
-        format!("no plinth binary beside {}; build it (cargo build -p plinth) or set PLINTH_BINARY", me.display())
+        format!(
+            "no plinth binary beside {}; build it (cargo build -p plinth) or set PLINTH_BINARY",
+            me.display()
+        )
     })
 }
 
@@ -89,7 +96,8 @@ impl Options {
 }
 
 fn free_port() -> Result<SocketAddr> {
-    let listener = TcpListener::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), 0)).context("no free port on loopback")?;
+    let listener =
+        TcpListener::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), 0)).context("no free port on loopback")?;
     Ok(listener.local_addr()?)
 }
 
@@ -170,7 +178,8 @@ impl Target {
             Some(name) => Run::new("ip").args(["netns", "exec", name]).arg(tgtd),
         };
         let control = self.control.to_string();
-        let mut run = run.args(["-f", "-C", &control, "--iscsi", &format!("portal={}", self.options.portals[0])]);
+        let mut run =
+            run.args(["-f", "-C", &control, "--iscsi", &format!("portal={}", self.options.portals[0])]);
         if self.keeps_configuration() {
             run = run.arg("--persist");
         }
@@ -183,7 +192,9 @@ impl Target {
             let shown = self.admin_output(&["--mode", "system", "--op", "show"])?;
             Ok(shown.ok().then_some(()))
         });
-        ready.with_context(|| format!("cannot start {:?}; log:\n{}", self.programs.kind, tail(&self.log(), 20)))?;
+        ready.with_context(|| {
+            format!("cannot start {:?}; log:\n{}", self.programs.kind, tail(&self.log(), 20))
+        })?;
         self.child = Some(child);
         Ok(())
     }

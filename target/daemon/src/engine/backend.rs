@@ -36,6 +36,11 @@ impl EngineBackend {
         EngineBackend { shared, listening: Vec::new(), carriers: Vec::new() }
     }
 
+    /// What logins are decided by at this moment.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot()
+    }
+
     /// Asks every worker and gathers the answers.
     fn ask<T: Send>(&self, question: impl Fn(Answer<T>) -> Mail) -> Vec<T> {
         let posts = self.shared.posts();
@@ -175,7 +180,7 @@ impl Backend for EngineBackend {
         if let LunChange::Path(_) = change {
             self.replace_medium(&unit, spec)?;
         }
-        if matches!(change, LunChange::Online(false)) && unit.lu.prevents_removal() {
+        if matches!(change, LunChange::Online(false)) && unit.lu.removal_prevented() {
             return Err(TgtError::PreventRemoval.into());
         }
         if let Some(change) = convert::lu_change(change, spec) {
@@ -202,13 +207,13 @@ impl Backend for EngineBackend {
 
     fn lun_info(&self, handle: LunHandle) -> LunInfo {
         let Some(unit) = self.shared.unit(handle) else { return LunInfo::default() };
-        let status = unit.lu.status();
+        let config = unit.lu.config();
         LunInfo {
-            size: status.size_bytes,
-            online: status.online,
-            prevent_removal: status.prevent_removal,
-            readonly: status.read_only,
-            swp: status.swp,
+            size: unit.device().map_or(0, |d| d.geometry().size_bytes),
+            online: config.online && unit.lu.medium_present(),
+            prevent_removal: unit.lu.removal_prevented(),
+            readonly: config.read_only || unit.device().is_some_and(|d| d.features().read_only),
+            swp: config.swp,
         }
     }
 
@@ -220,8 +225,16 @@ impl Backend for EngineBackend {
     }
 
     fn publish(&mut self, snapshot: Arc<Snapshot>) {
-        self.shared.set_snapshot(snapshot);
+        let old = self.shared.snapshot();
+        self.shared.set_snapshot(Arc::clone(&snapshot));
         self.ask(Mail::Refresh);
+        for target in &snapshot.targets {
+            let before = old.target(target.tid).filter(|t| t.name == target.name);
+            if before.is_some_and(|t| t.luns != target.luns) {
+                let stayed = target.luns.iter().filter_map(|&(_, handle)| self.shared.unit(handle));
+                stayed.for_each(|unit| unit.lu.luns_changed());
+            }
+        }
     }
 
     fn sessions(&self, tid: Tid) -> Vec<SessionView> {

@@ -127,7 +127,7 @@ pub(super) fn lu_change(change: &LunChange, spec: &LunSpec) -> Option<LuChange> 
             LuChange { mode_page: Some(mode_page(p)), write_cache, ..none }
         }
         LunChange::Path(_) => LuChange { online: Some(true), ..none },
-        LunChange::BsOpts(_) | LunChange::BsOFlags(_) | LunChange::IopsLimit(_) | LunChange::BpsLimit(_) => {
+        LunChange::IopsLimit(_) | LunChange::BpsLimit(_) => {
             return None;
         }
     })

@@ -140,8 +140,25 @@ impl Worker {
         self.by_task[index] = key;
         if start > self.now {
             self.throttled.push(Throttled { at: start, key, serial: self.serial });
+        } else if way == Way::Read && self.lacks_memory() {
+            self.starved.push_back((key, self.serial));
         } else {
             self.drive(key, Input::Start);
+        }
+    }
+
+    /// Whether so many buffers are out (to slow readers, mostly) that further reads wait.
+    fn lacks_memory(&self) -> bool {
+        !self.starved.is_empty() || self.ring.pool().used_bytes() > base::limits::REACTOR_BUFFER_BYTES_MAX
+    }
+
+    /// Starts reads that waited for buffers.
+    pub fn feed_starved(&mut self) {
+        while self.ring.pool().used_bytes() <= base::limits::REACTOR_BUFFER_BYTES_MAX {
+            let Some((key, serial)) = self.starved.pop_front() else { return };
+            if self.tasks.get(key).is_some_and(|t| t.serial == serial) {
+                self.drive(key, Input::Start);
+            }
         }
     }
 

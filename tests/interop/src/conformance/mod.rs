@@ -39,7 +39,7 @@ use crate::target::Kind as TargetKind;
 pub enum LunKind {
     /// Fully provisioned, 512-byte blocks.
     Plain,
-    /// Thin, 512-byte blocks.
+    /// Thin, 512-byte blocks, one in a physical block.
     Thin,
     /// Thin, eight logical blocks in a physical one.
     Phys,
@@ -72,10 +72,10 @@ impl LunKind {
     pub fn params(self) -> &'static str {
         match self {
             Self::Plain | Self::Native4k => "",
-            Self::Thin => "thin_provisioning=1",
+            Self::Thin => "thin_provisioning=1,lbppbe=0",
             Self::Phys => "thin_provisioning=1,lbppbe=3",
-            Self::Removable => "removable=1,thin_provisioning=1",
-            Self::ReadOnly => "readonly=1,thin_provisioning=1",
+            Self::Removable => "removable=1,thin_provisioning=1,lbppbe=0",
+            Self::ReadOnly => "readonly=1,thin_provisioning=1,lbppbe=0",
         }
     }
 

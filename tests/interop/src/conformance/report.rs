@@ -38,6 +38,21 @@ impl Row<'_> {
         }
     }
 
+    /// What to say about one cell, beginning with the word for it.
+    fn reason(&self, kind: LunKind, outcome: Option<&Outcome>) -> Option<String> {
+        match outcome {
+            None => Some("FAILED it never ran".to_owned()),
+            Some(Outcome::Failed(why)) => Some(match known::contradiction(self.test, kind) {
+                None => format!("FAILED {why}"),
+                Some(c) => format!("AGAINST {}: {}", c.clause, c.why),
+            }),
+            Some(Outcome::Skipped(why) | Outcome::InPart(why)) if self.verdict() == Verdict::NeverWhole => {
+                Some(format!("SKIPPED {why}"))
+            }
+            _ => None,
+        }
+    }
+
     fn symbol(&self, kind: LunKind, outcome: Option<&Outcome>) -> &'static str {
         match outcome {
             Some(Outcome::Passed) => ".",
@@ -55,7 +70,10 @@ pub fn print(args: &Args, results: &Results) -> bool {
     let rows: Vec<Row<'_>> = results
         .tests
         .iter()
-        .map(|test| Row { test, cells: results.columns.iter().map(|(kind, c)| (*kind, c.get(test))).collect() })
+        .map(|test| Row {
+            test,
+            cells: results.columns.iter().map(|(kind, c)| (*kind, c.get(test))).collect(),
+        })
         .collect();
     table(&rows, results);
     details(&rows);
@@ -97,21 +115,20 @@ fn table(rows: &[Row<'_>], results: &Results) {
     }
 }
 
-/// Why each test that is not good is not, and what excuses those that are excused.
+/// Why each test that is not good is not, and what excuses those that are excused: one line for each different reason.
 fn details(rows: &[Row<'_>]) {
     for row in rows {
+        let mut said: Vec<(String, Vec<&str>)> = Vec::new();
         for (kind, outcome) in &row.cells {
-            match outcome {
-                None => println!("FAILED  {} on {}: it never ran", row.test, kind.name()),
-                Some(Outcome::Failed(why)) => match known::contradiction(row.test, *kind) {
-                    None => println!("FAILED  {} on {}: {why}", row.test, kind.name()),
-                    Some(c) => println!("AGAINST {} on {}: {}: {}", row.test, kind.name(), c.clause, c.why),
-                },
-                Some(Outcome::Skipped(why) | Outcome::InPart(why)) if row.verdict() == Verdict::NeverWhole => {
-                    println!("SKIPPED {} on {}: {why}", row.test, kind.name());
-                }
-                _ => {}
+            let Some(reason) = row.reason(*kind, *outcome) else { continue };
+            match said.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, kinds)) => kinds.push(kind.name()),
+                None => said.push((reason, vec![kind.name()])),
             }
+        }
+        for (reason, kinds) in said {
+            let (what, why) = reason.split_once(' ').unwrap_or((&reason, ""));
+            println!("{what:7} {} on {}: {why}", row.test, kinds.join(", "));
         }
     }
 }
@@ -133,6 +150,7 @@ fn judgement(rows: &[Row<'_>], results: &Results) -> bool {
         results.columns.len()
     );
     let ok = good == rows.len();
+    println!("tally: {good} passed, {} failed", never + fails);
     println!("conformance: {}", if ok { "good" } else { "NOT good" });
     ok
 }

@@ -54,7 +54,8 @@ pub fn run(args: &Args) -> Result<Results> {
     packages::require(&[("libiscsi-bin", TOOL)])?;
     let began = Instant::now();
     let all = list()?;
-    let wanted = |test: &String| args.names.is_empty() || args.names.iter().any(|n| test.contains(n.as_str()));
+    let wanted =
+        |test: &String| args.names.is_empty() || args.names.iter().any(|n| test.contains(n.as_str()));
     let tests: Vec<String> = all.into_iter().filter(wanted).collect();
     if tests.is_empty() {
         bail!("no test has a name with any of {:?} in it", args.names);
@@ -68,7 +69,11 @@ pub fn run(args: &Args) -> Result<Results> {
         while let Some(kind) = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front() {
             let mut round = Round::start(args, &programs, scratch.path(), kind)?;
             round.run(&tests)?;
-            done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((kind, round.column, round.deaths));
+            done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((
+                kind,
+                round.column,
+                round.deaths,
+            ));
         }
         Ok(())
     };
@@ -107,7 +112,8 @@ impl Round {
         sparse_file(&file, LUN_SIZE_BYTES)?;
         let iqn = format!("iqn.2026-11.org.plinth.conformance:{}", kind.name());
         target.add_target(1, &iqn)?;
-        let lun = Lun { number: 1, path: file, block_size: kind.block_size(), params: kind.params().to_owned() };
+        let lun =
+            Lun { number: 1, path: file, block_size: kind.block_size(), params: kind.params().to_owned() };
         target.add_lun(1, &lun).with_context(|| format!("cannot make the {} unit", kind.name()))?;
         Ok(Self { kind, iqn, target, logs, quick: args.quick, column: Column::new(), deaths: Vec::new() })
     }
@@ -149,7 +155,7 @@ impl Round {
         let log = self.logs.join(format!("{what}.log"));
         let limit = Duration::from_secs(if suite == "Sanitize" { 600 } else { 150 });
         let mut run = Run::new(TOOL).limit(limit).args(["-V", "-t", &format!("ALL.{what}")]);
-        if self.kind != LunKind::ReadOnly || suite == "ReadOnly" {
+        if known::data_loss(suite, self.kind) {
             run = run.args(["--dataloss", "--allow-sanitize"]);
         }
         let urls = [self.target.url(0, &self.iqn, 1), self.target.url(1, &self.iqn, 1)];
