@@ -11,6 +11,7 @@ pub(crate) const TABLES: &[&[Entry]] = &[
     crate::mode::COMMANDS,
     crate::reservation::COMMANDS,
     crate::alua::COMMANDS,
+    crate::copy::COMMANDS,
     crate::atomic::COMMANDS,
     crate::verify::COMMANDS,
     crate::provisioning::COMMANDS,

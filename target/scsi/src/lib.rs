@@ -18,6 +18,7 @@ mod capacity;
 mod cdb;
 mod commands;
 mod config;
+mod copy;
 mod diagnostics;
 mod inquiry;
 mod lifecycle;

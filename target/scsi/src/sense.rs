@@ -26,6 +26,7 @@ pub(crate) struct Asc(pub(crate) u16);
 
 impl Asc {
     pub(crate) const NONE: Asc = Asc(0x0000);
+    pub(crate) const OPERATION_IN_PROGRESS: Asc = Asc(0x0016);
     pub(crate) const NOT_READY_FORMAT: Asc = Asc(0x0404);
     pub(crate) const NOT_ACCESSIBLE_TRANSITION: Asc = Asc(0x040a);
     pub(crate) const NOT_ACCESSIBLE_STANDBY: Asc = Asc(0x040b);
@@ -63,6 +64,7 @@ impl Asc {
     pub(crate) const INQUIRY_DATA_CHANGED: Asc = Asc(0x3f03);
     pub(crate) const LUNS_DATA_CHANGED: Asc = Asc(0x3f0e);
     pub(crate) const REMOVAL_PREVENTED: Asc = Asc(0x5302);
+    pub(crate) const INSUFFICIENT_RESOURCES: Asc = Asc(0x5503);
     pub(crate) const INSUFFICIENT_REGISTRATION_RESOURCES: Asc = Asc(0x5504);
 }
 
@@ -73,6 +75,8 @@ pub(crate) struct Sense {
     pub(crate) asc: Asc,
     /// INFORMATION.
     pub(crate) information: Option<u64>,
+    /// COMMAND-SPECIFIC INFORMATION.
+    pub(crate) command_specific: Option<u32>,
     /// SENSE KEY SPECIFIC, with its SKSV bit.
     pub(crate) specific: Option<[u8; 3]>,
     /// It tells of an earlier command that had its status already (SPC-4 4.5.7).
@@ -81,7 +85,7 @@ pub(crate) struct Sense {
 
 impl Sense {
     pub(crate) const fn new(key: Key, asc: Asc) -> Self {
-        Sense { key, asc, information: None, specific: None, deferred: false }
+        Sense { key, asc, information: None, command_specific: None, specific: None, deferred: false }
     }
 
     pub(crate) const fn illegal(asc: Asc) -> Self {
@@ -160,6 +164,10 @@ impl Sense {
             b.extend_from_slice(&[0x00, 0x0a, 0x80, 0]);
             b.extend_from_slice(&information.to_be_bytes());
         }
+        if let Some(specific) = self.command_specific {
+            b.extend_from_slice(&[0x01, 0x0a, 0, 0, 0, 0, 0, 0]);
+            b.extend_from_slice(&specific.to_be_bytes());
+        }
         if let Some(specific) = self.specific {
             b.extend_from_slice(&[0x02, 0x06, 0, 0]);
             b.extend_from_slice(&specific);
@@ -179,6 +187,7 @@ impl Sense {
         }
         b[2] = self.key as u8;
         b[7] = 10;
+        b[8..12].copy_from_slice(&self.command_specific.unwrap_or(0).to_be_bytes());
         b[12..14].copy_from_slice(&self.asc.0.to_be_bytes());
         if let Some(specific) = self.specific {
             b[15..18].copy_from_slice(&specific);
