@@ -95,7 +95,11 @@ impl Ring {
 /// A receive on registered file `file`.
 pub fn recv(file: u32, to: &mut [u8], flags: i32, user_data: u64) -> squeue::Entry {
     let len = u32::try_from(to.len()).unwrap_or(u32::MAX);
-    opcode::Recv::new(types::Fixed(file), to.as_mut_ptr(), len).flags(flags).ioprio(1).build().user_data(user_data)
+    opcode::Recv::new(types::Fixed(file), to.as_mut_ptr(), len)
+        .flags(flags)
+        .ioprio(1)
+        .build()
+        .user_data(user_data)
 }
 
 /// A sendmsg on registered file `file` that sends everything.

@@ -181,10 +181,11 @@ fn split_pair(pair: &[u8]) -> Result<(usize, usize), TextError> {
     Ok((key_len, key_len + 1))
 }
 
-/// A key name (RFC 7143 6.1): `#` is what X#, Y# and Z# extensions have.
+/// A key name (RFC 7143 6.1): `#` is what X#, Y# and Z# extensions have. The first letter is a capital one, but for
+/// iSCSIProtocolLevel.
 fn is_key(key: &[u8]) -> bool {
     let inside = |&b: &u8| b.is_ascii_alphanumeric() || b".-+@_#".contains(&b);
-    key.len() <= KEY_BYTES_MAX && key.first().is_some_and(u8::is_ascii_uppercase) && key.iter().all(inside)
+    key.len() <= KEY_BYTES_MAX && key.first().is_some_and(u8::is_ascii_alphabetic) && key.iter().all(inside)
 }
 
 fn is_large_binary(value: &[u8]) -> bool {
