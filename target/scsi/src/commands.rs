@@ -11,4 +11,5 @@ pub(crate) const TABLES: &[&[Entry]] = &[
     crate::mode::COMMANDS,
     crate::reservation::COMMANDS,
     crate::alua::COMMANDS,
+    crate::copy::COMMANDS,
 ];

@@ -16,6 +16,7 @@ mod capacity;
 mod cdb;
 mod commands;
 mod config;
+mod copy;
 mod inquiry;
 mod lifecycle;
 mod limits;

@@ -56,6 +56,7 @@ impl LogicalUnit {
         let mut state = self.lock();
         state.nexuses.remove(&nexus);
         state.reservations.detach(nexus);
+        state.copies.detach(nexus);
         drop(state);
         self.moved();
     }
@@ -116,6 +117,7 @@ impl LogicalUnit {
             });
         }
         state.reservations.reset();
+        state.copies.reset();
         state.config = state.defaults.clone();
         self.set_write_through(!state.config.write_cache);
         drop(state);

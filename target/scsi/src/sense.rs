@@ -79,13 +79,15 @@ pub(crate) struct Sense {
     pub(crate) asc: Asc,
     /// INFORMATION.
     pub(crate) information: Option<u64>,
+    /// COMMAND-SPECIFIC INFORMATION.
+    pub(crate) command_specific: Option<u32>,
     /// SENSE KEY SPECIFIC, with its SKSV bit.
     pub(crate) specific: Option<[u8; 3]>,
 }
 
 impl Sense {
     pub(crate) const fn new(key: Key, asc: Asc) -> Self {
-        Sense { key, asc, information: None, specific: None }
+        Sense { key, asc, information: None, command_specific: None, specific: None }
     }
 
     pub(crate) const fn illegal(asc: Asc) -> Self {
@@ -164,6 +166,10 @@ impl Sense {
             b.extend_from_slice(&[0x00, 0x0a, 0x80, 0]);
             b.extend_from_slice(&information.to_be_bytes());
         }
+        if let Some(specific) = self.command_specific {
+            b.extend_from_slice(&[0x01, 0x0a, 0, 0, 0, 0, 0, 0]);
+            b.extend_from_slice(&specific.to_be_bytes());
+        }
         if let Some(specific) = self.specific {
             b.extend_from_slice(&[0x02, 0x06, 0, 0]);
             b.extend_from_slice(&specific);
@@ -183,6 +189,7 @@ impl Sense {
         }
         b[2] = self.key as u8;
         b[7] = 10;
+        b[8..12].copy_from_slice(&self.command_specific.unwrap_or(0).to_be_bytes());
         b[12..14].copy_from_slice(&self.asc.0.to_be_bytes());
         if let Some(specific) = self.specific {
             b[15..18].copy_from_slice(&specific);

@@ -94,6 +94,8 @@ pub(crate) enum Prepared {
     Nothing,
     /// The LUNs that the nexus may use.
     Luns(Vec<u64>),
+    /// The parameter list of an EXTENDED COPY with its units, or why it is refused; none where it is empty.
+    Copy(Box<Result<Option<crate::copy::List>, Sense>>),
 }
 
 /// What a handler came to.
@@ -166,6 +168,7 @@ impl Task {
     pub fn new(at: &mut ItNexusLun, command: Command, inventory: &dyn Inventory) -> Task {
         let prepared = match command.cdb.first() {
             Some(0xa0) => Prepared::Luns(inventory.luns()),
+            Some(0x83) => crate::copy::prepare(&command, inventory),
             _ => Prepared::Nothing,
         };
         let at = Arc::clone(&at.attached);

@@ -12,6 +12,7 @@ use block::{Features, Gate, GateState, Geometry};
 
 use crate::alua::Alua;
 use crate::attention::Attentions;
+use crate::copy::Copies;
 use crate::range_lock::RangeLock;
 use crate::reservation::Reservations;
 use crate::sense::{Asc, Key, Refusal, Sense};
@@ -68,6 +69,7 @@ pub(crate) struct State {
     pub(crate) nexuses: HashMap<NexusId, NexusEntry>,
     pub(crate) reservations: Reservations,
     pub(crate) alua: Alua,
+    pub(crate) copies: Copies,
     /// The medium was ejected.
     pub(crate) ejected: bool,
 }
@@ -143,6 +145,7 @@ impl LogicalUnit {
                 nexuses: HashMap::new(),
                 reservations: Reservations::default(),
                 alua: Alua::default(),
+                copies: Copies::default(),
                 ejected: false,
             }),
         })

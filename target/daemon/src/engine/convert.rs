@@ -26,7 +26,8 @@ pub(super) fn negotiation(params: &TargetParams) -> Negotiation {
             .clamp(1, base::limits::CONNECTIONS_PER_SESSION_MAX),
         initial_r2t: flag(Key::InitialR2T, best.initial_r2t),
         immediate_data: flag(Key::ImmediateData, best.immediate_data),
-        error_recovery_level: number(Key::ErrorRecoveryLevel, u32::from(best.error_recovery_level)).min(2) as u8,
+        error_recovery_level: number(Key::ErrorRecoveryLevel, u32::from(best.error_recovery_level)).min(2)
+            as u8,
         time2wait: small(Key::DefaultTime2Wait, best.time2wait),
         time2retain: small(Key::DefaultTime2Retain, best.time2retain),
         header_digest: digest(params, Key::HeaderDigest),

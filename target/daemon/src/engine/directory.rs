@@ -30,7 +30,12 @@ impl Directory for SharedDirectory {
         let snapshot = self.0.snapshot();
         let found = snapshot.target_by_name(target).ok_or(LoginRefusal::NotFound)?;
         if !found.acl.admits(&who.initiator, who.peer.ip()) {
-            tracing::warn!("{}: {} at {} is not in the access list", found.name, who.initiator, who.peer.ip());
+            tracing::warn!(
+                "{}: {} at {} is not in the access list",
+                found.name,
+                who.initiator,
+                who.peer.ip()
+            );
             return Err(LoginRefusal::NotAuthorized);
         }
         if !snapshot.online || !found.ready {

@@ -33,7 +33,10 @@ impl StateWriter {
             for write in writes {
                 let result = replace(&target, &write.name, &write.bytes);
                 if let Err(e) = &result {
-                    tracing::error!("{}: reservations could not be saved: {e}", target.join(&write.name).display());
+                    tracing::error!(
+                        "{}: reservations could not be saved: {e}",
+                        target.join(&write.name).display()
+                    );
                 }
                 (write.done)(result.map_err(|e| to_io_error(&e)));
             }
@@ -45,7 +48,8 @@ impl StateWriter {
     pub fn write(&self, name: &str, bytes: Vec<u8>, done: Done) {
         let write = Job { name: name.to_owned(), bytes, done };
         if let Err(refused) = self.queue.try_send(write) {
-            let (std::sync::mpsc::TrySendError::Full(w) | std::sync::mpsc::TrySendError::Disconnected(w)) = refused;
+            let (std::sync::mpsc::TrySendError::Full(w) | std::sync::mpsc::TrySendError::Disconnected(w)) =
+                refused;
             (w.done)(Err(IoErrorKind::Other.into()));
         }
     }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use base::Mono;
 use block::{Channel, Complete, IoErrorKind, Op, Request};
-use scsi::{DataIn, Input, Inventory, IoOp, ItNexusLun, LogicalUnit, Nexus, Reply, Step, StepContext, Task, Victims};
+use scsi::{
+    DataIn, Input, Inventory, IoOp, ItNexusLun, LogicalUnit, Nexus, Reply, Step, StepContext, Task, Victims,
+};
 use target_session::{SessionId, TaskId};
 
 use super::counters::{Counters, Way};

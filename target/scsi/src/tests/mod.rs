@@ -14,6 +14,7 @@ use block::{
 use crate::*;
 
 mod basics;
+mod copy;
 mod reserve;
 
 /// The LUNs of the test target.
