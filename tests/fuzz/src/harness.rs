@@ -1,6 +1,10 @@
 //! The program that libFuzzer drives. The runner builds it, with coverage flags, and says in `PLINTH_FUZZ_TARGET` which target
 //! the inputs are for.
-#![allow(clippy::disallowed_methods, reason = "a program reads its environment")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a program with an environment and files"
+)]
 #![no_main]
 
 use std::sync::OnceLock;

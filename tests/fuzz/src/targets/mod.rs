@@ -1,5 +1,6 @@
 //! The targets.
 
+mod cdb;
 mod chap;
 mod pdu;
 mod text;
@@ -7,7 +8,7 @@ mod text;
 use crate::Target;
 
 /// Every target.
-pub const TARGETS: &[Target] = &[pdu::TARGET, text::TARGET, chap::TARGET];
+pub const TARGETS: &[Target] = &[pdu::TARGET, text::TARGET, chap::TARGET, cdb::TARGET];
 
 /// Has a bug that only a fuzzer which sees comparisons and coverage finds soon: shows that the runner does.
 pub const SELF_CHECK: Target = Target {
