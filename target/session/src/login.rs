@@ -93,6 +93,11 @@ impl Login {
         self.skip = responses;
     }
 
+    /// Bytes of text that it holds.
+    pub fn held_bytes(&self) -> usize {
+        self.raw.as_ref().map_or(0, Vec::capacity) + self.last_text.capacity()
+    }
+
     /// Whether it goes on on another thread.
     pub fn leaves(&self) -> bool {
         self.leaves.is_some()

@@ -271,6 +271,14 @@ impl Machine {
         self.sessions.iter().filter(|s| s.announced).map(|s| &s.info)
     }
 
+    /// Bytes that the machine holds for its peers: receive buffers, gathered write data, queued and kept replies.
+    pub fn held_bytes(&self) -> usize {
+        let conns: usize = self.conns.iter().map(Conn::held_bytes).sum();
+        let tasks: usize = self.tasks.iter().map(|t| t.write.held_bytes()).sum();
+        let sessions: usize = self.sessions.iter().map(Session::held_bytes).sum();
+        conns + tasks + sessions
+    }
+
     /// When [`Machine::tick`] is to be called at the latest.
     pub fn next_deadline(&self) -> Mono {
         self.timers.peek().map_or(Mono::NEVER, |Reverse((at, _))| *at)

@@ -96,6 +96,10 @@ impl Rx {
         &self.ahs
     }
 
+    pub fn held_bytes(&self) -> usize {
+        self.staging.as_ref().map_or(0, Buf::capacity) + self.gathered.capacity() + self.ahs.capacity()
+    }
+
     /// Everything received that was not looked at.
     pub fn unread(&self) -> Vec<u8> {
         self.bytes().to_vec()
