@@ -1,5 +1,7 @@
 //! Whatever comes from the network: nothing panics, nothing is held without bound, and in the end nothing is left.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 use common::*;
 
@@ -26,7 +28,7 @@ fn serve(w: &mut World) {
                 }
                 Action::AbortTask { task } => w.m.task_aborted(cx!(w), task),
                 Action::Manage { tmf, .. } => {
-                    w.m.tmf_done(cx!(w), tmf, target_session::TmfResponse::Complete)
+                    w.m.tmf_done(cx!(w), tmf, target_session::TmfResponse::Complete);
                 }
                 _ => {}
             }
@@ -230,7 +232,7 @@ proptest! {
             bytes[at] = value;
         }
         let cut = cut % bytes.len();
-        if cut % 3 == 0 {
+        if cut.is_multiple_of(3) {
             bytes.drain(cut..(cut + 48).min(bytes.len()));
         }
         attack(&bytes, chunk, true, &level.to_string());

@@ -1,5 +1,7 @@
 //! Task management, NOPs, asynchronous messages, and the ends of sessions.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 use common::*;
 

@@ -1,5 +1,7 @@
 //! Error recovery levels 1 and 2.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 use common::*;
 
