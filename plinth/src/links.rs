@@ -8,11 +8,15 @@ use std::path::{Path, PathBuf};
 /// Runs the command; gives its exit code.
 pub fn main(arguments: Vec<OsString>) -> i32 {
     let [dir] = arguments.as_slice() else {
-        eprintln!("Usage: plinth links DIR\n\nMakes a link for each command in DIR, which is made if it is missing.");
+        eprintln!(
+            "Usage: plinth links DIR\n\nMakes a link for each command in DIR, which is made if it is missing."
+        );
         return 2;
     };
     if dir == "--help" || dir == "-h" {
-        println!("Usage: plinth links DIR\n\nMakes a link for each command in DIR, which is made if it is missing.");
+        println!(
+            "Usage: plinth links DIR\n\nMakes a link for each command in DIR, which is made if it is missing."
+        );
         return 0;
     }
     match make(Path::new(dir)) {
@@ -40,7 +44,10 @@ fn make(dir: &Path) -> io::Result<Vec<PathBuf>> {
             // Only a link is replaced: a real program of that name is somebody else's.
             Ok(meta) if meta.is_symlink() => std::fs::remove_file(&path).map_err(explain)?,
             Ok(_) => {
-                return Err(explain(io::Error::new(io::ErrorKind::AlreadyExists, "is there and is not a link")));
+                return Err(explain(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "is there and is not a link",
+                )));
             }
             Err(_) => {}
         }

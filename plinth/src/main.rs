@@ -20,13 +20,22 @@ struct Command {
 }
 
 /// Every command that there is.
-static COMMANDS: [Command; 6] = [
+static COMMANDS: [Command; 5] = [
     Command { name: "tgtd", about: "the iSCSI target daemon", linked: true, run: tgtd::main },
     Command { name: "tgtadm", about: "administers a running tgtd", linked: true, run: target_ctl::tgtadm },
-    Command { name: "tgt-admin", about: "brings tgtd to what targets.conf says", linked: true, run: target_ctl::tgt_admin },
     Command { name: "tgtimg", about: "makes and shows image files", linked: true, run: target_ctl::tgtimg },
-    Command { name: "demo", about: "a target with a disk, in a folder of its own", linked: false, run: demo::main },
-    Command { name: "links", about: "makes a link for each command in a directory", linked: false, run: links::main },
+    Command {
+        name: "demo",
+        about: "a target with a disk, in a folder of its own",
+        linked: false,
+        run: demo::main,
+    },
+    Command {
+        name: "links",
+        about: "makes a link for each command in a directory",
+        linked: false,
+        run: links::main,
+    },
 ];
 
 fn main() -> ExitCode {

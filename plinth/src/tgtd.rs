@@ -10,7 +10,12 @@ use target_daemon::tgtd::Options;
 
 /// The iSCSI target daemon.
 #[derive(Debug, Parser)]
-#[command(name = "tgtd", version, about = "Plinth's iSCSI target daemon, in tgtd's place", disable_version_flag = true)]
+#[command(
+    name = "tgtd",
+    version,
+    about = "Plinth's iSCSI target daemon, in tgtd's place",
+    disable_version_flag = true
+)]
 struct Arguments {
     /// make the program run in the foreground
     #[arg(short = 'f', long, visible_alias = "nodaemonize", visible_short_alias = 'D')]
@@ -19,7 +24,13 @@ struct Arguments {
     #[arg(short = 'C', long, value_name = "NNNN", default_value_t = 0)]
     control_port: i16,
     /// specify the number of I/O threads; 0 is one a core
-    #[arg(short = 't', long = "nr_iothreads", visible_alias = "threads", value_name = "NNNN", default_value_t = 0)]
+    #[arg(
+        short = 't',
+        long = "nr_iothreads",
+        visible_alias = "threads",
+        value_name = "NNNN",
+        default_value_t = 0
+    )]
     threads: usize,
     /// specify the pid file
     #[arg(short = 'p', long, value_name = "filename")]

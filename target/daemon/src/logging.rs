@@ -16,7 +16,8 @@ static LEVEL: OnceLock<Level> = OnceLock::new();
 pub fn start(debug: bool) {
     let (filter, handle) = reload::Layer::new(level(debug));
     let terminal = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(terminal);
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(terminal);
     if tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok() {
         let _ = LEVEL.set(handle);
     }

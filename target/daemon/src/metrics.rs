@@ -105,8 +105,12 @@ impl Collector for Units {
         let rows = self.rows();
         counter(&mut encoder, "commands", "Commands that ended", &rows, |s| s.done)?;
         counter(&mut encoder, "bytes", "Bytes moved", &rows, |s| s.done_bytes)?;
-        let mut metric =
-            encoder.encode_descriptor("errors", "Commands that failed at the medium", None, MetricType::Counter)?;
+        let mut metric = encoder.encode_descriptor(
+            "errors",
+            "Commands that failed at the medium",
+            None,
+            MetricType::Counter,
+        )?;
         for row in &rows {
             metric
                 .encode_family(&row.labels(""))?

@@ -250,9 +250,11 @@ fn serve_signals(end: SyncSender<End>) -> io::Result<()> {
     let body = move || {
         use tokio::signal::unix::{SignalKind, signal};
         runtime.block_on(async move {
-            let (Ok(mut term), Ok(mut int), Ok(mut hup)) =
-                (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()))
-            else {
+            let (Ok(mut term), Ok(mut int), Ok(mut hup)) = (
+                signal(SignalKind::terminate()),
+                signal(SignalKind::interrupt()),
+                signal(SignalKind::hangup()),
+            ) else {
                 tracing::error!("signals cannot be taken: only tgtadm ends this daemon cleanly");
                 return;
             };

@@ -11,4 +11,13 @@ pub(crate) const TABLES: &[&[Entry]] = &[
     crate::mode::COMMANDS,
     crate::reservation::COMMANDS,
     crate::alua::COMMANDS,
+    crate::copy::COMMANDS,
+    crate::atomic::COMMANDS,
+    crate::verify::COMMANDS,
+    crate::provisioning::COMMANDS,
+    crate::cache::COMMANDS,
+    crate::removable::COMMANDS,
+    crate::report::COMMANDS,
+    crate::diagnostics::COMMANDS,
+    crate::sanitize::COMMANDS,
 ];

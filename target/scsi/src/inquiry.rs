@@ -71,7 +71,7 @@ fn standard(kind: LuKind, state: &State) -> Vec<u8> {
     b.u8(0x06); // VERSION: SPC-4
     b.u8(0x02); // RESPONSE DATA FORMAT
     b.u8(91); // ADDITIONAL LENGTH
-    b.u8(capabilities(state));
+    b.u8(capabilities(kind, state));
     b.u8(0x10); // MULTIP
     b.u8(0x02); // CMDQUE
     b.ascii(&c.vendor, 8);
@@ -86,8 +86,9 @@ fn standard(kind: LuKind, state: &State) -> Vec<u8> {
 }
 
 /// Byte 5: TPGS and 3PC.
-fn capabilities(state: &State) -> u8 {
-    state.alua.tpgs()
+fn capabilities(kind: LuKind, state: &State) -> u8 {
+    const THIRD_PARTY_COPY: u8 = 0x08;
+    state.alua.tpgs() | if kind == LuKind::Disk { THIRD_PARTY_COPY } else { 0 }
 }
 
 /// The standard data of a LUN without a unit behind it: qualifier 011b, type 1Fh (SPC-4 6.6.2).
@@ -100,7 +101,7 @@ pub(crate) fn nothing_there() -> Vec<u8> {
 /// Pages in ascending order (SPC-4 7.8.15).
 fn pages(kind: LuKind) -> &'static [u8] {
     match kind {
-        LuKind::Disk => &[0x00, 0x80, 0x83, 0x86, 0x87, 0xb0, 0xb1, 0xb2],
+        LuKind::Disk => &[0x00, 0x80, 0x83, 0x86, 0x87, 0x8f, 0xb0, 0xb1, 0xb2],
         LuKind::Controller => &[0x00, 0x80, 0x83, 0x86, 0x87],
     }
 }
@@ -121,6 +122,7 @@ fn vital(unit: &LogicalUnit, state: &State, port: &TargetPort, page: u8) -> Opti
         0x86 => extended(unit, &mut b),
         // One policy for all mode pages: shared by all I_T nexuses (SPC-4 7.8.9).
         0x87 => b.bytes(&[0x3f, 0xff, 0x00, 0x00]),
+        0x8f => crate::copy::vital_product_data(&mut b),
         0xb0 => block_limits(unit, state, &mut b),
         0xb1 => characteristics(unit, state, &mut b),
         _ => provisioning(state, &mut b),
@@ -237,7 +239,10 @@ fn characteristics(unit: &LogicalUnit, state: &State, b: &mut Builder) {
     // Of a spinning medium nothing more is known than that it spins: not reported.
     let rate = state.config.rotation_rate.unwrap_or(if unit.features.rotational { 0 } else { 1 });
     b.u16(rate);
-    b.zeroes(64 - 6);
+    b.u8(0);
+    // WABEREQ: after SANITIZE BLOCK ERASE, which thin units have, blocks that were not written since read as zeroes.
+    b.u8(if state.config.thin { 0x40 } else { 0 });
+    b.zeroes(64 - 8);
 }
 
 /// Logical block provisioning (SBC-3 6.6.6).

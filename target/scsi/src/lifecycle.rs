@@ -41,7 +41,7 @@ impl LogicalUnit {
     pub fn attach(self: &Arc<Self>, nexus: &Nexus) -> ItNexusLun {
         let mut attentions = Attentions::default();
         attentions.raise(Asc::RESET_OCCURRED);
-        let entry = NexusEntry { nexus: nexus.clone(), attentions, prevents_removal: false };
+        let entry = NexusEntry { attentions, prevents_removal: false, deferred: None };
         let mut state = self.lock();
         state.nexuses.insert(nexus.id, entry);
         state.reservations.attach(nexus);
@@ -56,6 +56,7 @@ impl LogicalUnit {
         let mut state = self.lock();
         state.nexuses.remove(&nexus);
         state.reservations.detach(nexus);
+        state.copies.detach(nexus);
         drop(state);
         self.moved();
     }
@@ -116,6 +117,7 @@ impl LogicalUnit {
             });
         }
         state.reservations.reset();
+        state.copies.reset();
         state.config = state.defaults.clone();
         self.set_write_through(!state.config.write_cache);
         drop(state);

@@ -62,7 +62,7 @@ fn request_sense(call: &mut Call<'_>) -> Result<Outcome, Refusal> {
 fn report_luns(call: &mut Call<'_>) -> Result<Outcome, Refusal> {
     let luns = match std::mem::take(call.prepared) {
         Prepared::Luns(luns) => luns,
-        Prepared::Nothing => Vec::new(),
+        _ => Vec::new(),
     };
     let (bytes, allocation_len) = luns_reply(call.cdb(), &luns)?;
     let mut state = call.unit().lock();

@@ -15,7 +15,8 @@ use super::mail::{Answer, Mail};
 use super::shared::{Shared, SizeCarrier, Unit};
 use super::throttle::Throttle;
 use crate::control::backend::{
-    Backend, DeviceType, LunChange, LunHandle, LunInfo, LunSpec, NexusStats, SessionView, Snapshot, StoreType, Tid,
+    Backend, DeviceType, LunChange, LunHandle, LunInfo, LunSpec, NexusStats, SessionView, Snapshot,
+    StoreType, Tid,
 };
 use crate::control::error::{Refusal, TgtError};
 
@@ -116,7 +117,10 @@ impl EngineBackend {
         match self.shared.writer.read(&unit.state_name) {
             Ok(None) => Ok(()),
             Ok(Some(bytes)) => unit.lu.restore(&bytes).map_err(|e| {
-                Refusal::invalid(format!("reservations in {}: {e}; move the file away to go on without", unit.state_name))
+                Refusal::invalid(format!(
+                    "reservations in {}: {e}; move the file away to go on without",
+                    unit.state_name
+                ))
             }),
             Err(e) => Err(Refusal::invalid(format!("reservations in {}: {e}", unit.state_name))),
         }
@@ -227,6 +231,12 @@ impl Backend for EngineBackend {
     fn publish(&mut self, snapshot: Arc<Snapshot>) {
         let old = self.shared.snapshot();
         self.shared.set_snapshot(Arc::clone(&snapshot));
+        let mut groups: Vec<u16> = snapshot.portals.iter().map(|p| p.tag).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        for unit in self.shared.units() {
+            unit.lu.set_port_groups(&groups);
+        }
         self.ask(Mail::Refresh);
         for target in &snapshot.targets {
             let before = old.target(target.tid).filter(|t| t.name == target.name);

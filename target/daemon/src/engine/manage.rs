@@ -84,7 +84,12 @@ impl Worker {
         for place in &state.places {
             place.unit.lu.detach(state.nexus.id);
         }
-        tracing::info!("{}: session {} of {} is down", state.nexus.target.name, state.tsih, state.nexus.initiator.name);
+        tracing::info!(
+            "{}: session {} of {} is down",
+            state.nexus.target.name,
+            state.tsih,
+            state.nexus.initiator.name
+        );
         self.check_target_closings();
     }
 
@@ -252,7 +257,8 @@ impl Worker {
             let Some(at) = state.places.iter().position(|p| p.unit.handle == unit) else { continue };
             let place = state.places.remove(at);
             place.unit.lu.detach(state.nexus.id);
-            aborts.extend(u32::try_from(place.lun).ok().and_then(iscsi::lun::encode).map(|field| (id, field)));
+            aborts
+                .extend(u32::try_from(place.lun).ok().and_then(iscsi::lun::encode).map(|field| (id, field)));
         }
         for (id, field) in aborts {
             // Nobody waits for this number: the tasks' own end is what the closing waits for.
@@ -328,7 +334,8 @@ impl Worker {
     fn check_target_closings(&mut self) {
         let mut waiting = std::mem::take(&mut self.jobs.closing_targets);
         waiting.retain(|(tid, answer)| {
-            if self.machine.sessions().any(|s| s.tid == *tid) || self.sessions.values().any(|s| s.tid == *tid) {
+            if self.machine.sessions().any(|s| s.tid == *tid) || self.sessions.values().any(|s| s.tid == *tid)
+            {
                 return true;
             }
             let _ = answer.send(());

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use base::Mono;
 use block::{Channel, Complete, IoErrorKind, Op, Request};
-use scsi::{DataIn, Input, Inventory, IoOp, ItNexusLun, LogicalUnit, Nexus, Reply, Step, StepContext, Task, Victims};
+use scsi::{
+    DataIn, Input, Inventory, IoOp, ItNexusLun, LogicalUnit, Nexus, Reply, Step, StepContext, Task, Victims,
+};
 use target_session::{SessionId, TaskId};
 
 use super::counters::{Counters, Way};
@@ -314,7 +316,8 @@ impl Worker {
                 tracing::error!("a reservation's end got lost: the reactor's mailbox is full");
             }
         };
-        self.shared.writer.write(&unit.state_name, unit.lu.durable_state(), Box::new(done));
+        let lu = Arc::clone(&unit.lu);
+        self.shared.writer.write(&unit.state_name, Box::new(move || lu.durable_state()), Box::new(done));
     }
 
     fn abort_for(&mut self, key: usize, victims: &Victims) {
@@ -365,6 +368,12 @@ impl Worker {
             // It ended a moment ago, and the machine knows.
             return;
         };
+        if running.task.as_ref().is_some_and(Task::outlives_abort) {
+            // A sanitize operation goes on without its command.
+            running.id = None;
+            with_machine!(self, task_aborted, id);
+            return;
+        }
         running.aborted = true;
         if !running.busy {
             self.finish_aborted(key);

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Effect, Image, Refusal as Refused, TransportId};
 use crate::cdb::{be16, be32};
 use crate::opcodes::{Access, Entry, Needs, UNIT};
+use crate::sanitize::Interrupted;
 use crate::sense::{Asc, Key, Refusal, Sense};
 use crate::task::{Call, Job, Outcome};
 use crate::unit::State;
@@ -25,14 +26,26 @@ const fn entry(
     Entry { opcode, service_action, name, usage, access: Access::Own, needs: NEEDS, seconds: 10, handler }
 }
 
-const fn read(action: u16, name: &'static str) -> Entry {
-    const USAGE: &[u8] = &[0x5e, 0x1f, 0, 0, 0, 0, 0, 0xff, 0xff, 0x04];
-    entry(0x5e, Some(action), name, USAGE, persistent_in)
-}
-
-const fn write(action: u16, name: &'static str) -> Entry {
-    const USAGE: &[u8] = &[0x5f, 0x1f, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x04];
-    entry(0x5f, Some(action), name, USAGE, persistent_out)
+/// Entries of PERSISTENT RESERVE IN or OUT; in CDB USAGE DATA the service action stands as it is.
+macro_rules! persistent {
+    (in $action:literal, $name:literal) => {
+        entry(
+            0x5e,
+            Some($action),
+            concat!("PERSISTENT RESERVE IN, ", $name),
+            &[0x5e, $action, 0, 0, 0, 0, 0, 0xff, 0xff, 0x04],
+            persistent_in,
+        )
+    };
+    (out $action:literal, $name:literal) => {
+        entry(
+            0x5f,
+            Some($action),
+            concat!("PERSISTENT RESERVE OUT, ", $name),
+            &[0x5f, $action, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x04],
+            persistent_out,
+        )
+    };
 }
 
 /// What an extent reservation would use is ignored where EXTENT is 0 (SPC-2 7.21).
@@ -44,18 +57,18 @@ pub(crate) const COMMANDS: &[Entry] = &[
     entry(0x17, None, "RELEASE(6)", &[0x17, SHORT[0], SHORT[1], SHORT[2], SHORT[3], 0x04], release),
     entry(0x56, None, "RESERVE(10)", &[0x56, 0, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0x04], reserve),
     entry(0x57, None, "RELEASE(10)", &[0x57, 0, 0xff, 0xff, 0, 0, 0, 0xff, 0xff, 0x04], release),
-    read(0x00, "PERSISTENT RESERVE IN, READ KEYS"),
-    read(0x01, "PERSISTENT RESERVE IN, READ RESERVATION"),
-    read(0x02, "PERSISTENT RESERVE IN, REPORT CAPABILITIES"),
-    read(0x03, "PERSISTENT RESERVE IN, READ FULL STATUS"),
-    write(0x00, "PERSISTENT RESERVE OUT, REGISTER"),
-    write(0x01, "PERSISTENT RESERVE OUT, RESERVE"),
-    write(0x02, "PERSISTENT RESERVE OUT, RELEASE"),
-    write(0x03, "PERSISTENT RESERVE OUT, CLEAR"),
-    write(0x04, "PERSISTENT RESERVE OUT, PREEMPT"),
-    write(0x05, "PERSISTENT RESERVE OUT, PREEMPT AND ABORT"),
-    write(0x06, "PERSISTENT RESERVE OUT, REGISTER AND IGNORE EXISTING KEY"),
-    write(0x07, "PERSISTENT RESERVE OUT, REGISTER AND MOVE"),
+    persistent!(in 0x00, "READ KEYS"),
+    persistent!(in 0x01, "READ RESERVATION"),
+    persistent!(in 0x02, "REPORT CAPABILITIES"),
+    persistent!(in 0x03, "READ FULL STATUS"),
+    persistent!(out 0x00, "REGISTER"),
+    persistent!(out 0x01, "RESERVE"),
+    persistent!(out 0x02, "RELEASE"),
+    persistent!(out 0x03, "CLEAR"),
+    persistent!(out 0x04, "PREEMPT"),
+    persistent!(out 0x05, "PREEMPT AND ABORT"),
+    persistent!(out 0x06, "REGISTER AND IGNORE EXISTING KEY"),
+    persistent!(out 0x07, "REGISTER AND MOVE"),
 ];
 
 impl From<Refused> for Refusal {
@@ -152,20 +165,30 @@ impl Job for Settle {
 #[serde(deny_unknown_fields)]
 struct Durable {
     persistent_reservations: Option<Image>,
+    /// A sanitize or format operation that has not ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    interrupted: Option<Interrupted>,
 }
 
 impl LogicalUnit {
     /// What must be on the medium before [`crate::Input::Persisted`]: persistent reservations, where APTPL is set. Whoever
     /// writes it writes the states in the order in which they were taken.
     pub fn durable_state(&self) -> Vec<u8> {
-        let image = self.lock().reservations.image();
-        serde_json::to_vec(&Durable { persistent_reservations: image }).unwrap_or_default()
+        let state = self.lock();
+        let (image, interrupted) = (state.reservations.image(), state.activity.interrupted());
+        drop(state);
+        // Texts, numbers and lists: there is nothing in it that serde_json refuses.
+        serde_json::to_vec(&Durable { persistent_reservations: image, interrupted }).unwrap_or_default()
     }
 
     /// Takes over what [`LogicalUnit::durable_state`] gave, before the first command.
     pub fn restore(&self, bytes: &[u8]) -> Result<(), ConfigError> {
         let durable: Durable = serde_json::from_slice(bytes)
             .map_err(|e| ConfigError::State(format!("not a unit's state: {e}")))?;
+        if let Some(interrupted) = durable.interrupted {
+            self.lock().activity = interrupted.into();
+            self.moved();
+        }
         if let Some(image) = durable.persistent_reservations {
             self.lock().reservations.restore(&image).map_err(|e| ConfigError::State(e.to_string()))?;
             self.moved();

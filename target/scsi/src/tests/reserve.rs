@@ -258,3 +258,65 @@ fn access_states_refuse_and_tell() {
     rig.run(&mut a, &TUR, b"", 0).sense_is(6, 0x3f03);
     rig.run(&mut a, &set, &[0, 0, 0, 0, 0, 0, 0, 1], 0).sense_is(5, 0x2400);
 }
+
+/// Two threads: what begins after RESERVE was answered, and before RELEASE was sent, never passes.
+#[test]
+fn no_write_slips_past_a_reservation_on_another_thread() {
+    let rig = Rig::plain();
+    let (unit, rounds) = (Arc::clone(&rig.unit), 300);
+    // Odd while the reservation is surely there.
+    let phase = AtomicUsize::new(0);
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let (mut holder, mut other) = (rig.attach(1), rig.attach(2));
+    let first = |at: &mut ItNexusLun, cdb: &[u8], out: &[u8]| -> Step {
+        let inventory = TestInventory(Vec::new(), Vec::new());
+        let waker = || -> Waker { Box::new(|| {}) };
+        let pool = Pool::default();
+        let mut task = Task::new(at, Rig::command(cdb, out, 0), &inventory);
+        task.step(&StepContext { now: Mono::ZERO, pool: &pool, waker: &waker }, Input::Start)
+    };
+    let good = |step: Step| matches!(step, Step::Done(Reply { status: Status::Good, .. }));
+    assert!(good(first(&mut holder, &prout(6, 0), &keys(0, 7, 0))));
+    let (passed, stopped) = std::thread::scope(|threads| {
+        threads.spawn(|| {
+            for _ in 0..rounds {
+                assert!(good(first(&mut holder, &prout(1, 3), &keys(7, 0, 0))));
+                phase.fetch_add(1, Ordering::SeqCst);
+                std::thread::yield_now();
+                phase.fetch_add(1, Ordering::SeqCst);
+                assert!(good(first(&mut holder, &prout(2, 3), &keys(7, 0, 0))));
+            }
+            over.store(true, Ordering::SeqCst);
+        });
+        let writer = threads.spawn(|| {
+            let (mut passed, mut stopped) = (0, 0);
+            // Bounded, should the other thread fail.
+            for _ in 0..20_000_000 {
+                if over.load(Ordering::SeqCst) {
+                    break;
+                }
+                let before = phase.load(Ordering::SeqCst);
+                let step = first(&mut other, &cdb10(0x2a, 0, 0, 1), &[1; 512]);
+                let after = phase.load(Ordering::SeqCst);
+                match step {
+                    Step::Io { .. } => {
+                        assert!(
+                            before != after || before.is_multiple_of(2),
+                            "a write passed the reservation"
+                        );
+                        passed += 1;
+                    }
+                    Step::Done(reply) => {
+                        assert_eq!(reply.status, Status::ReservationConflict);
+                        stopped += 1;
+                    }
+                    step => panic!("unexpected {step:?}"),
+                }
+            }
+            (passed, stopped)
+        });
+        writer.join().unwrap()
+    });
+    assert!(passed + stopped > 0, "the writer never ran");
+    assert!(unit.lock().reservations.check().is_ok());
+}
