@@ -222,7 +222,7 @@ impl Control {
     ) -> Result<(), RestoreError> {
         let wrong =
             |why: &str| RestoreError::Content(format!("target {} ({}): {why}", saved.tid, saved.name));
-        targets::check_name(&saved.name).map_err(|e| wrong(&e.detail))?;
+        targets::check_target_name(&saved.name).map_err(|e| wrong(&e.detail))?;
         if saved.tid <= 0 || self.targets.contains_key(&saved.tid) {
             return Err(wrong("its tid is there twice, or not above 0"));
         }

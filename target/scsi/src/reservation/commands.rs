@@ -177,6 +177,7 @@ impl LogicalUnit {
         let state = self.lock();
         let (image, interrupted) = (state.reservations.image(), state.activity.interrupted());
         drop(state);
+        // Texts, numbers and lists: there is nothing in it that serde_json refuses.
         serde_json::to_vec(&Durable { persistent_reservations: image, interrupted }).unwrap_or_default()
     }
 
