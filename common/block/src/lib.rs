@@ -18,6 +18,7 @@
 mod buf;
 mod device;
 mod error;
+pub mod fault;
 mod gate;
 mod memory;
 mod null;
@@ -27,6 +28,7 @@ mod request;
 pub use buf::{Buf, PAGE_BYTES, Pool};
 pub use device::{BlockDevice, Channel, ChannelContext, Features, Geometry, ResizeWatcher, Watchers, check};
 pub use error::{IoError, IoErrorKind};
+pub use fault::{FaultConfig, FaultDevice};
 pub use gate::{Gate, GateState};
 pub use memory::MemoryDevice;
 pub use null::NullDevice;

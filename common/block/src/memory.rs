@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Pages by number; a page that is missing is a hole.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct SparseBytes(BTreeMap<u64, Box<[u8; PAGE_BYTES]>>);
 
 const PAGE: u64 = PAGE_BYTES as u64;

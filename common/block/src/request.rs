@@ -182,6 +182,11 @@ impl CompletionQueue {
         }
     }
 
+    /// Gives everything that is queued up without telling anybody: for a simulated thread that was killed.
+    pub fn abandon(&self) {
+        std::mem::take(&mut *self.0.borrow_mut()).into_iter().for_each(Request::abandon);
+    }
+
     /// Whether nothing is queued.
     pub fn is_empty(&self) -> bool {
         self.0.borrow().is_empty()
