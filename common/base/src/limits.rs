@@ -30,6 +30,8 @@ pub const SESSION_WRITE_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const CONNECTION_TX_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Seconds without any progress of a pending send before the connection is dropped.
 pub const TX_STALL_SECONDS_MAX: u64 = 30;
+/// Buffers that one reactor thread has out before further reads wait for some to come back, bytes.
+pub const REACTOR_BUFFER_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// Targets of one daemon.
 pub const TARGETS_MAX: usize = 4096;
 /// Logical units of one target.

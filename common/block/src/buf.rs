@@ -1,6 +1,6 @@
 //! Page-aligned buffers with an owner, and the per-thread pool they come from and go back to.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::{Deref, DerefMut, Range};
 use std::rc::Rc;
@@ -109,13 +109,17 @@ const SHELVES: usize = 9;
 /// Free bytes that one shelf keeps; what comes back beyond goes to the allocator.
 const SHELF_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+#[derive(Default)]
 struct Shelves {
     free: RefCell<[Vec<Vec<Page>>; SHELVES]>,
+    /// Bytes behind the buffers that are out.
+    used: Cell<usize>,
 }
 
 impl Shelves {
     fn put(&self, pages: Vec<Page>) {
         let n = pages.len();
+        self.used.set(self.used.get().saturating_sub(n * PAGE_BYTES));
         if !n.is_power_of_two() {
             return;
         }
@@ -131,20 +135,15 @@ impl Shelves {
 }
 
 /// A thread's free buffers by size. Cloning gives another handle on the same pool.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Pool(Rc<Shelves>);
-
-impl Default for Pool {
-    fn default() -> Self {
-        Pool(Rc::new(Shelves { free: RefCell::default() }))
-    }
-}
 
 impl Pool {
     /// A buffer of `len` bytes whose content is not defined.
     pub fn get(&self, len: usize) -> Buf {
         let pages = len.div_ceil(PAGE_BYTES).max(1).next_power_of_two();
         let shelf = pages.trailing_zeros() as usize;
+        self.0.used.set(self.0.used.get() + pages * PAGE_BYTES);
         let memory = if shelf < SHELVES { self.0.free.borrow_mut()[shelf].pop() } else { None };
         Buf {
             pages: memory.unwrap_or_else(|| new_pages(pages)),
@@ -166,6 +165,11 @@ impl Pool {
         for shelf in self.0.free.borrow_mut().iter_mut() {
             *shelf = Vec::new();
         }
+    }
+
+    /// Bytes behind the buffers that are out: what a limit on memory is checked against.
+    pub fn used_bytes(&self) -> usize {
+        self.0.used.get()
     }
 
     /// Bytes that lie free in the pool.
@@ -190,7 +194,9 @@ mod tests {
         let a = pool.get(5000);
         let at = a.as_ptr();
         assert_eq!(at as usize % PAGE_BYTES, 0);
+        assert_eq!(pool.used_bytes(), 8192);
         drop(a);
+        assert_eq!(pool.used_bytes(), 0);
         assert_eq!(pool.free_bytes(), 8192);
         let b = pool.get(6000);
         assert_eq!(b.as_ptr(), at);

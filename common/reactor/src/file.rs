@@ -83,6 +83,8 @@ pub(crate) struct FileShared {
     pub fd: Arc<OwnedFd>,
     pub options: FileOptions,
     pub features: Features,
+    /// Which operations on the page cache are done with a plain system call (see [`crate::file_channel`]).
+    pub inline: Inline,
     /// Alignment of memory and offsets that O_DIRECT asks for; 1 where it is off.
     pub alignment: u32,
     physical: u32,
@@ -127,6 +129,11 @@ impl FileDevice {
             rotational: limits.rotational,
         };
         let size = size_of(file.as_fd()).map_err(fail)?;
+        let inline = if is_block_device || options.direct || options.sync {
+            Inline::default()
+        } else {
+            Inline::of(file.as_fd()).map_err(fail)?
+        };
         Ok(FileDevice(Arc::new(FileShared {
             path: path.to_owned(),
             fd: Arc::new(file.into()),
@@ -135,6 +142,7 @@ impl FileDevice {
             optimal: limits.optimal,
             discard_granularity: limits.discard_granularity,
             size: AtomicU64::new(whole_blocks(size, bytes)),
+            inline,
             options,
             features,
             writes_in_doubt: AtomicBool::new(false),
@@ -201,6 +209,27 @@ fn whole_blocks(size: u64, block: u32) -> u64 {
 
 fn size_of(fd: impl AsFd) -> io::Result<u64> {
     Ok(rustix::fs::seek(fd, rustix::fs::SeekFrom::End(0))?)
+}
+
+/// Operations that the ring would hand to a kernel thread on this file system although the page cache takes them at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Inline {
+    pub reads: bool,
+    pub writes: bool,
+}
+
+impl Inline {
+    fn of(fd: impl AsFd) -> io::Result<Inline> {
+        const EXT4: u64 = 0xef53;
+        const TMPFS: u64 = 0x0102_1994;
+        Ok(match rustix::fs::fstatfs(fd)?.f_type as u64 {
+            // ext4 refuses buffered writes that must not wait, whatever they would have to wait for.
+            EXT4 => Inline { reads: false, writes: true },
+            // A file system in memory, without support for operations that must not wait.
+            TMPFS => Inline { reads: true, writes: true },
+            _ => Inline::default(),
+        })
+    }
 }
 
 struct Limits {

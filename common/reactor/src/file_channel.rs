@@ -1,9 +1,19 @@
 //! One thread's channel to a [`crate::FileDevice`].
+//!
+//! Everything goes through the ring, with one exception. Where a file system has no buffered operation that must not
+//! wait (ext4's writes, tmpfs), the ring hands it to a kernel thread, which costs four times what the copy into the page
+//! cache costs. There the channel does a plain system call itself, for as long as such calls return at once: one that
+//! took longer than [`INLINE_NS_MAX`] (dirty pages are being throttled, the journal commits) sends those of the next
+//! [`INLINE_PAUSE`] through the ring.
 
+use std::cell::Cell;
+use std::io::{IoSlice, IoSliceMut};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use base::Mono;
 use block::{Buf, Channel, Extent, ExtentState, IoError, IoErrorKind, Op, Request, check};
 use io_uring::{opcode, squeue, types};
 
@@ -11,8 +21,12 @@ use crate::file::FileShared;
 use crate::handle::Handle;
 use crate::ring::{Offloaded, Ring, target};
 use crate::slot::{FileOp, vector};
-use crate::{Post, offload};
+use crate::{Post, clock, offload};
 
+/// A system call of the channel's own may take this long, nanoseconds.
+const INLINE_NS_MAX: u64 = 1_000_000;
+/// How long the ring is used after one took longer.
+const INLINE_PAUSE: Duration = Duration::from_millis(100);
 /// Zeroes written at a time where the file system cannot zero a range itself.
 const ZEROES_BYTES: usize = 256 * 1024;
 /// Extents that one [`Op::Map`] reports at most; what lies behind them is reported as mapped.
@@ -29,17 +43,59 @@ pub(crate) struct ChannelFile {
 pub(crate) struct FileChannel {
     ring: std::rc::Weak<Ring>,
     file: Rc<ChannelFile>,
+    /// Until then the ring does everything.
+    ring_until: Cell<Mono>,
 }
 
 impl FileChannel {
     pub fn new(ring: &Rc<Ring>, shared: Arc<FileShared>) -> Self {
         let handle = Handle::new(ring, Arc::clone(&shared.fd));
-        FileChannel { ring: Rc::downgrade(ring), file: Rc::new(ChannelFile { shared, handle }) }
+        FileChannel {
+            ring: Rc::downgrade(ring),
+            file: Rc::new(ChannelFile { shared, handle }),
+            ring_until: Cell::new(Mono::ZERO),
+        }
+    }
+
+    /// Does the first transfer of a read or write with a plain system call. Gives how many bytes it moved; none where
+    /// the ring is to do it, also after an error, which then meets the ring's own handling.
+    fn inline(&self, request: &mut Request) -> Option<u64> {
+        let inline = self.file.shared.inline;
+        let wanted = match request.op {
+            Op::Read => inline.reads,
+            Op::Write { fua } => inline.writes && !fua,
+            _ => false,
+        };
+        if !wanted || request.bufs.len() > VECTORS_MAX {
+            return None;
+        }
+        let began = clock::now();
+        if began < self.ring_until.get() {
+            return None;
+        }
+        let fd = &*self.file.shared.fd;
+        let moved = match (request.op, &mut request.bufs[..]) {
+            (Op::Read, [only]) => rustix::io::pread(fd, &mut only[..], request.offset),
+            (Op::Read, many) => {
+                let mut slices: Vec<IoSliceMut<'_>> = many.iter_mut().map(|b| IoSliceMut::new(b)).collect();
+                rustix::io::preadv(fd, &mut slices, request.offset)
+            }
+            (_, [only]) => rustix::io::pwrite(fd, only, request.offset),
+            (_, many) => {
+                let slices: Vec<IoSlice<'_>> = many.iter().map(|b| IoSlice::new(b)).collect();
+                rustix::io::pwritev(fd, &slices, request.offset)
+            }
+        };
+        let ended = clock::now();
+        if ended.since(began) > Duration::from_nanos(INLINE_NS_MAX) {
+            self.ring_until.set(ended + INLINE_PAUSE);
+        }
+        moved.ok().map(|n| n as u64).filter(|&n| n > 0)
     }
 }
 
 impl Channel for FileChannel {
-    fn submit(&self, request: Request) {
+    fn submit(&self, mut request: Request) {
         let Some(ring) = self.ring.upgrade() else {
             // The thread's ring is gone, and with it everybody who could be told.
             request.abandon();
@@ -57,8 +113,13 @@ impl Channel for FileChannel {
         } else if matches!(request.op, Op::Map) {
             map(&ring, &self.file, request);
         } else {
-            let op =
-                FileOp { request, done: 0, vectors: Vec::new(), bounce: None, file: Rc::clone(&self.file) };
+            let done = self.inline(&mut request).unwrap_or(0);
+            if done > 0 && done >= request.len {
+                ring.completions().push(request, Ok(()));
+                return;
+            }
+            let (vectors, bounce, file) = (Vec::new(), None, Rc::clone(&self.file));
+            let op = FileOp { request, done, vectors, bounce, file };
             start(&ring, Box::new(op));
         }
     }

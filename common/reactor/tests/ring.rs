@@ -1,5 +1,10 @@
 //! The ring with real sockets, files and threads.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used, clippy::needless_pass_by_value)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value
+)]
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

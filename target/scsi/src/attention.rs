@@ -31,6 +31,11 @@ impl Attentions {
         if self.0.is_empty() { None } else { Some(self.0.remove(0)) }
     }
 
+    /// Takes the oldest where it tells of a reset: that comes before everything else (SAM-5 5.3.3).
+    pub(crate) fn take_reset(&mut self) -> Option<Asc> {
+        self.first().filter(|&a| is_reset(a)).and_then(|_| self.take())
+    }
+
     /// Takes back a condition that has been reported by other means.
     pub(crate) fn withdraw(&mut self, asc: Asc) {
         self.0.retain(|a| *a != asc);
@@ -39,11 +44,6 @@ impl Attentions {
     /// The oldest.
     pub(crate) fn first(&self) -> Option<Asc> {
         self.0.first().copied()
-    }
-
-    /// Whether none waits.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 }
 
@@ -68,6 +68,6 @@ mod tests {
         let all: Vec<Asc> = std::iter::from_fn(|| a.take()).collect();
         assert_eq!(all.len(), UNIT_ATTENTIONS_MAX);
         assert_eq!((all[0], all[7]), (Asc::UNIT_RESET, Asc(0x2a13)));
-        assert!(a.is_empty());
+        assert_eq!(a.first(), None);
     }
 }

@@ -1,5 +1,7 @@
 //! What a logical unit is configured to be, and how that may change while it runs.
 
+use crate::mode_pages::{self, PAGES_BY_HAND_MAX};
+
 /// The kind of logical unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LuKind {
@@ -198,6 +200,15 @@ impl LuConfig {
         text("product_rev", &self.revision, 4)?;
         text("scsi_sn", &self.serial, 36)?;
         text("scsi_id", &self.scsi_id, 24)?;
+        if self.mode_pages.len() > PAGES_BY_HAND_MAX {
+            let got = self.mode_pages.len() as u64;
+            return Err(ConfigError::Number {
+                field: "the number of mode pages",
+                expected: "at most 32",
+                got,
+            });
+        }
+        self.mode_pages.iter().try_for_each(mode_pages::check)?;
         let number = |field, expected, got: u64, ok: bool| {
             if ok { Ok(()) } else { Err(ConfigError::Number { field, expected, got }) }
         };
@@ -228,6 +239,7 @@ impl LuConfig {
             new.rotation_rate = change.rotation_rate;
         }
         if let Some(page) = &change.mode_page {
+            mode_pages::adopt(&mut new, page);
             new.mode_pages.retain(|p| (p.page, p.subpage) != (page.page, page.subpage));
             new.mode_pages.push(page.clone());
         }

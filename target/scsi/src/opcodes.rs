@@ -1,6 +1,9 @@
 //! The command table: which commands there are, what their CDBs may carry, and what each needs before it may run.
 //! Dispatch, the checks before it, and REPORT SUPPORTED OPERATION CODES all read this table.
 
+use std::sync::LazyLock;
+
+use crate::LuKind;
 use crate::cdb::u8_at;
 use crate::task::Handler;
 
@@ -32,6 +35,8 @@ pub(crate) struct Needs {
     pub(crate) passes_gate: bool,
     /// Exists on a unit without medium too (controller).
     pub(crate) any_kind: bool,
+    /// Exists on thin-provisioned units alone.
+    pub(crate) thin: bool,
 }
 
 /// Inquiry-like: always answered.
@@ -42,6 +47,7 @@ pub(crate) const INFORM: Needs = Needs {
     during_sanitize: true,
     passes_gate: true,
     any_kind: true,
+    thin: false,
 };
 /// Tells of, or changes, the unit and not the medium.
 pub(crate) const UNIT: Needs = Needs {
@@ -51,6 +57,7 @@ pub(crate) const UNIT: Needs = Needs {
     during_sanitize: false,
     passes_gate: false,
     any_kind: true,
+    thin: false,
 };
 /// As [`UNIT`], and allowed during a sanitize operation.
 pub(crate) const UNIT_ANY_TIME: Needs = Needs { during_sanitize: true, passes_gate: true, ..UNIT };
@@ -74,24 +81,59 @@ pub(crate) struct Entry {
     pub(crate) handler: Handler,
 }
 
-/// Operation codes that have service actions.
-fn has_service_action(opcode: u8) -> bool {
-    matches!(opcode, 0x48 | 0x5e | 0x5f | 0x83 | 0x84 | 0x9e | 0x9f | 0xa3 | 0xa4)
+impl Entry {
+    /// Whether a unit of this kind has the command.
+    pub(crate) fn exists(&self, kind: LuKind, thin: bool) -> bool {
+        (self.needs.any_kind || kind == LuKind::Disk) && (thin || !self.needs.thin)
+    }
+
+    /// Whether the command is an ordinary read (false) or write (true) of the medium: all of a class pass the same checks.
+    pub(crate) fn class(&self) -> Option<bool> {
+        match (self.access, self.needs.writable) {
+            _ if !self.needs.medium || self.needs.ignores_attention => None,
+            _ if self.needs.thin || self.needs.during_sanitize => None,
+            (Access::Read, false) => Some(false),
+            (Access::Write, true) => Some(true),
+            _ => None,
+        }
+    }
 }
+
+/// The commands by operation code, those of one code in order of service action.
+static INDEX: LazyLock<Vec<Vec<&'static Entry>>> = LazyLock::new(|| {
+    let mut index: Vec<Vec<&Entry>> = (0..256).map(|_| Vec::new()).collect();
+    for entry in crate::commands::TABLES.iter().flat_map(|t| t.iter()) {
+        index[usize::from(entry.opcode)].push(entry);
+    }
+    for of_code in &mut index {
+        of_code.sort_by_key(|e| e.service_action);
+    }
+    index
+});
 
 /// The commands, in order of operation code and service action.
 pub(crate) fn table() -> impl Iterator<Item = &'static Entry> {
-    crate::commands::TABLES.iter().flat_map(|t| t.iter())
+    INDEX.iter().flatten().copied()
 }
 
 /// The entry for a CDB.
 pub(crate) fn find(cdb: &[u8]) -> Option<&'static Entry> {
-    let opcode = u8_at(cdb, 0);
-    let action = has_service_action(opcode).then(|| u16::from(u8_at(cdb, 1) & 0x1f));
-    table().find(|e| e.opcode == opcode && e.service_action == action)
+    let of_code = &INDEX[usize::from(u8_at(cdb, 0))];
+    match of_code.as_slice() {
+        [only] if only.service_action.is_none() => Some(only),
+        several => {
+            let action = Some(u16::from(u8_at(cdb, 1) & 0x1f));
+            several.iter().find(|e| e.service_action == action).copied()
+        }
+    }
 }
 
 /// Whether any entry has this operation code.
 pub(crate) fn known_opcode(opcode: u8) -> bool {
-    table().any(|e| e.opcode == opcode)
+    !INDEX[usize::from(opcode)].is_empty()
+}
+
+/// What the standards call the command of a CDB.
+pub fn command_name(cdb: &[u8]) -> Option<&'static str> {
+    find(cdb).map(|e| e.name)
 }

@@ -24,12 +24,10 @@ pub(crate) enum Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Asc(pub(crate) u16);
 
-#[allow(missing_docs)]
 impl Asc {
     pub(crate) const NONE: Asc = Asc(0x0000);
     pub(crate) const OPERATION_IN_PROGRESS: Asc = Asc(0x0016);
-    pub(crate) const NOT_READY_START_REQUIRED: Asc = Asc(0x0402);
-    pub(crate) const NOT_READY_OPERATION_IN_PROGRESS: Asc = Asc(0x0407);
+    pub(crate) const NOT_READY_FORMAT: Asc = Asc(0x0404);
     pub(crate) const NOT_ACCESSIBLE_TRANSITION: Asc = Asc(0x040a);
     pub(crate) const NOT_ACCESSIBLE_STANDBY: Asc = Asc(0x040b);
     pub(crate) const NOT_ACCESSIBLE_UNAVAILABLE: Asc = Asc(0x040c);
@@ -51,24 +49,23 @@ impl Asc {
     pub(crate) const SOFTWARE_WRITE_PROTECTED: Asc = Asc(0x2702);
     pub(crate) const SPACE_ALLOCATION_FAILED: Asc = Asc(0x2707);
     pub(crate) const MEDIUM_MAY_HAVE_CHANGED: Asc = Asc(0x2800);
+    pub(crate) const RESET_OCCURRED: Asc = Asc(0x2900);
     pub(crate) const POWER_ON: Asc = Asc(0x2901);
     pub(crate) const TARGET_RESET: Asc = Asc(0x2902);
     pub(crate) const UNIT_RESET: Asc = Asc(0x2903);
-    pub(crate) const NEXUS_LOSS: Asc = Asc(0x2907);
     pub(crate) const MODE_PARAMETERS_CHANGED: Asc = Asc(0x2a01);
-    pub(crate) const RESERVATIONS_PREEMPTED: Asc = Asc(0x2a03);
-    pub(crate) const RESERVATIONS_RELEASED: Asc = Asc(0x2a04);
-    pub(crate) const REGISTRATIONS_PREEMPTED: Asc = Asc(0x2a05);
     pub(crate) const ALUA_STATE_CHANGED: Asc = Asc(0x2a06);
     pub(crate) const CAPACITY_CHANGED: Asc = Asc(0x2a09);
     pub(crate) const COMMANDS_CLEARED: Asc = Asc(0x2f00);
+    pub(crate) const FORMAT_CORRUPTED: Asc = Asc(0x3100);
+    pub(crate) const SANITIZE_FAILED: Asc = Asc(0x3103);
     pub(crate) const MEDIUM_NOT_PRESENT: Asc = Asc(0x3a00);
     pub(crate) const SAVING_NOT_SUPPORTED: Asc = Asc(0x3900);
     pub(crate) const INQUIRY_DATA_CHANGED: Asc = Asc(0x3f03);
     pub(crate) const LUNS_DATA_CHANGED: Asc = Asc(0x3f0e);
     pub(crate) const REMOVAL_PREVENTED: Asc = Asc(0x5302);
-    pub(crate) const INSUFFICIENT_REGISTRATION_RESOURCES: Asc = Asc(0x5504);
     pub(crate) const INSUFFICIENT_RESOURCES: Asc = Asc(0x5503);
+    pub(crate) const INSUFFICIENT_REGISTRATION_RESOURCES: Asc = Asc(0x5504);
 }
 
 /// Sense data before they are bytes.
@@ -78,13 +75,17 @@ pub(crate) struct Sense {
     pub(crate) asc: Asc,
     /// INFORMATION.
     pub(crate) information: Option<u64>,
+    /// COMMAND-SPECIFIC INFORMATION.
+    pub(crate) command_specific: Option<u32>,
     /// SENSE KEY SPECIFIC, with its SKSV bit.
     pub(crate) specific: Option<[u8; 3]>,
+    /// It tells of an earlier command that had its status already (SPC-4 4.5.7).
+    pub(crate) deferred: bool,
 }
 
 impl Sense {
     pub(crate) const fn new(key: Key, asc: Asc) -> Self {
-        Sense { key, asc, information: None, specific: None }
+        Sense { key, asc, information: None, command_specific: None, specific: None, deferred: false }
     }
 
     pub(crate) const fn illegal(asc: Asc) -> Self {
@@ -158,10 +159,14 @@ impl Sense {
 
     fn descriptor_format(self) -> Vec<u8> {
         let [asc, ascq] = self.asc.0.to_be_bytes();
-        let mut b = vec![0x72, self.key as u8, asc, ascq, 0, 0, 0, 0];
+        let mut b = vec![0x72 | u8::from(self.deferred), self.key as u8, asc, ascq, 0, 0, 0, 0];
         if let Some(information) = self.information {
             b.extend_from_slice(&[0x00, 0x0a, 0x80, 0]);
             b.extend_from_slice(&information.to_be_bytes());
+        }
+        if let Some(specific) = self.command_specific {
+            b.extend_from_slice(&[0x01, 0x0a, 0, 0, 0, 0, 0, 0]);
+            b.extend_from_slice(&specific.to_be_bytes());
         }
         if let Some(specific) = self.specific {
             b.extend_from_slice(&[0x02, 0x06, 0, 0]);
@@ -174,7 +179,7 @@ impl Sense {
 
     fn fixed_format(self) -> Vec<u8> {
         let mut b = vec![0; 18];
-        b[0] = 0x70;
+        b[0] = 0x70 | u8::from(self.deferred);
         // INFORMATION has four bytes here; what does not fit is not valid (SPC-4 4.5.3).
         if let Some(Ok(information)) = self.information.map(u32::try_from) {
             b[0] |= 0x80;
@@ -182,6 +187,7 @@ impl Sense {
         }
         b[2] = self.key as u8;
         b[7] = 10;
+        b[8..12].copy_from_slice(&self.command_specific.unwrap_or(0).to_be_bytes());
         b[12..14].copy_from_slice(&self.asc.0.to_be_bytes());
         if let Some(specific) = self.specific {
             b[15..18].copy_from_slice(&specific);

@@ -16,8 +16,9 @@ use block::GateState;
 use crate::nexus::{Attached, ItNexusLun};
 use crate::opcodes::{self, Entry};
 use crate::range_lock::{Range, Ticket};
+use crate::rw::Transfer;
 use crate::sense::{Asc, Key, Refusal, Sense};
-use crate::{Command, DataIn, Input, LogicalUnit, LuKind, Reply, Status, Step, StepContext};
+use crate::{Command, DataIn, Input, LogicalUnit, Reply, Status, Step, StepContext};
 
 /// Carries a command out, or says what to step.
 pub(crate) type Handler = fn(&mut Call<'_>) -> Result<Outcome, Refusal>;
@@ -31,6 +32,8 @@ pub(crate) struct Call<'a> {
     pub(crate) cx: &'a StepContext<'a>,
     /// The range that the task holds or waits for; it is given back when the task ends.
     pub(crate) held: &'a mut Option<Ticket>,
+    /// What the command transfers in its direction, once known; for the residual of a command that fails.
+    pub(crate) transfer_len: Option<u64>,
 }
 
 impl Call<'_> {
@@ -42,20 +45,52 @@ impl Call<'_> {
         &self.command.cdb
     }
 
-    /// All write data in one piece, at most `max` bytes: for parameter lists.
-    pub(crate) fn parameters(&self, max: usize) -> Vec<u8> {
-        let mut out = Vec::new();
-        for b in &self.command.data_out {
-            out.extend_from_slice(&b[..b.len().min(max - out.len())]);
+    /// A parameter list of `len` bytes, at most `max`, in one piece. An initiator that sends less than it declares is
+    /// refused (SPC-4 4.3.1, FCP-4 9.4.2).
+    pub(crate) fn parameter_list(&mut self, len: usize, max: usize) -> Result<Vec<u8>, Sense> {
+        self.transfer_len = Some(len as u64);
+        if len > max {
+            return Err(Sense::illegal(Asc::PARAMETER_LIST_LENGTH));
         }
-        out
+        let mut out = Vec::with_capacity(len);
+        for b in &self.command.data_out {
+            out.extend_from_slice(&b[..b.len().min(len - out.len())]);
+        }
+        if out.len() < len { Err(Sense::illegal(Asc::PARAMETER_LIST_LENGTH)) } else { Ok(out) }
     }
 
     /// Asks for bytes `range` of the unit; true when they are held already, otherwise return [`Step::Wait`].
     pub(crate) fn hold(&mut self, range: Range, exclusive: bool) -> bool {
+        self.let_go();
         let (ticket, held) = self.at.unit.ranges.acquire(range, exclusive, self.cx.waker);
         *self.held = Some(ticket);
         held
+    }
+
+    /// Whether what was asked for with [`Call::hold`] is held by now.
+    pub(crate) fn holds(&self) -> bool {
+        self.held.is_some_and(|t| self.at.unit.ranges.granted(t))
+    }
+
+    /// GOOD with parameter data, cut to the allocation length (SPC-4 4.2.5.6) and to what the initiator takes.
+    pub(crate) fn data(&self, mut bytes: Vec<u8>, allocation_len: u32) -> Reply {
+        bytes.truncate(allocation_len as usize);
+        let transfer_len = bytes.len() as u64;
+        bytes.truncate(self.command.expected_in as usize);
+        Reply { status: Status::Good, sense: None, data_in: DataIn::Bytes(bytes), transfer_len }
+    }
+
+    /// GOOD without data. What the command takes counts as transferred.
+    pub(crate) fn good(&self) -> Reply {
+        let transfer_len = self.transfer_len.unwrap_or(0);
+        Reply { status: Status::Good, sense: None, data_in: DataIn::None, transfer_len }
+    }
+
+    /// Gives back what is held.
+    pub(crate) fn let_go(&mut self) {
+        if let Some(ticket) = self.held.take() {
+            self.at.unit.ranges.release(ticket);
+        }
     }
 }
 
@@ -67,6 +102,8 @@ pub(crate) enum Prepared {
     Nothing,
     /// The LUNs that the nexus may use.
     Luns(Vec<u64>),
+    /// The parameter list of an EXTENDED COPY with its units, or why it is refused; none where it is empty.
+    Copy(Box<Result<Option<crate::copy::List>, Sense>>),
 }
 
 /// What a handler came to.
@@ -82,6 +119,8 @@ pub(crate) enum Outcome {
     },
     /// Any other end.
     Done(Reply),
+    /// A READ or WRITE.
+    Transfer(Transfer),
     /// Work that takes operations; stepped with [`Input::Start`] at once.
     Job(Box<dyn Job>),
 }
@@ -90,6 +129,11 @@ pub(crate) enum Outcome {
 pub(crate) trait Job {
     /// The next step. An error ends the task with its status.
     fn step(&mut self, call: &mut Call<'_>, input: Input) -> Result<Step, Refusal>;
+
+    /// Whether the work goes on when its command is aborted.
+    fn outlives_abort(&self) -> bool {
+        false
+    }
 }
 
 /// Commands that concern the target and not one unit.
@@ -102,6 +146,7 @@ pub trait Inventory {
 
 enum Stage {
     Start,
+    Transfer(Transfer),
     Job(Box<dyn Job>),
     Over,
 }
@@ -114,6 +159,7 @@ pub struct Task {
     held: Option<Ticket>,
     stage: Stage,
     replied: bool,
+    transfer_len: Option<u64>,
 }
 
 impl std::fmt::Debug for Task {
@@ -135,44 +181,32 @@ impl Task {
     pub fn new(at: &mut ItNexusLun, command: Command, inventory: &dyn Inventory) -> Task {
         let prepared = match command.cdb.first() {
             Some(0xa0) => Prepared::Luns(inventory.luns()),
+            Some(0x83) => crate::copy::prepare(&command, inventory),
             _ => Prepared::Nothing,
         };
         let at = Arc::clone(&at.attached);
-        Task { at, command, prepared, held: None, stage: Stage::Start, replied: false }
+        Task { at, command, prepared, held: None, stage: Stage::Start, replied: false, transfer_len: None }
     }
 
     /// Goes on with `input`. After [`Step::Done`] or [`Step::Finished`] the task is over.
     pub fn step(&mut self, cx: &StepContext<'_>, input: Input) -> Step {
-        let at = Arc::clone(&self.at);
         let mut call = Call {
-            at: &at,
+            at: &self.at,
             command: &mut self.command,
             prepared: &mut self.prepared,
             cx,
             held: &mut self.held,
+            transfer_len: self.transfer_len,
         };
-        let result = match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Start => match begin(&mut call) {
-                Ok(Begun::Wait) => {
-                    self.stage = Stage::Start;
-                    return Step::Wait;
-                }
-                Ok(Begun::Outcome(Outcome::Job(mut job))) => {
-                    let step = job.step(&mut call, Input::Start);
-                    self.stage = Stage::Job(job);
-                    step
-                }
-                Ok(Begun::Outcome(outcome)) => Ok(Step::Done(finish(outcome, call.command.expected_in))),
-                Err(refusal) => Err(refusal),
-            },
-            Stage::Job(mut job) => {
-                let step = job.step(&mut call, input);
-                self.stage = Stage::Job(job);
-                step
-            }
-            Stage::Over => Ok(Step::Finished),
-        };
+        let result = advance(&mut self.stage, &mut call, input);
+        self.transfer_len = call.transfer_len;
         self.settle(result)
+    }
+
+    /// Whether the task must be stepped on although its command was aborted, its session ended or its unit was reset
+    /// (SBC-3 4.11: a sanitize operation goes on). Its reply then goes nowhere.
+    pub fn outlives_abort(&self) -> bool {
+        matches!(&self.stage, Stage::Job(job) if job.outlives_abort())
     }
 
     fn settle(&mut self, result: Result<Step, Refusal>) -> Step {
@@ -180,7 +214,11 @@ impl Task {
             Ok(step) => step,
             Err(_) if self.replied => Step::Finished,
             Err(refusal) => {
-                let len = u64::from(self.command.expected_in.max(self.command.expected_out));
+                let out = self.command.expected_out;
+                let len = match self.transfer_len {
+                    Some(len) if out > 0 => len,
+                    _ => u64::from(out),
+                };
                 Step::Done(refusal.reply(self.at.unit.descriptor_sense(), len))
             }
         };
@@ -195,6 +233,28 @@ impl Task {
             _ => {}
         }
         step
+    }
+}
+
+/// One step of the stage, which may move on.
+fn advance(stage: &mut Stage, call: &mut Call<'_>, input: Input) -> Result<Step, Refusal> {
+    if matches!(stage, Stage::Start) {
+        *stage = match begin(call)? {
+            Begun::Wait => return Ok(Step::Wait),
+            Begun::Outcome(Outcome::Transfer(transfer)) => Stage::Transfer(transfer),
+            Begun::Outcome(Outcome::Job(job)) => Stage::Job(job),
+            Begun::Outcome(outcome) => return Ok(Step::Done(finish(outcome, call))),
+        };
+        return continued(stage, call, Input::Start);
+    }
+    continued(stage, call, input)
+}
+
+fn continued(stage: &mut Stage, call: &mut Call<'_>, input: Input) -> Result<Step, Refusal> {
+    match stage {
+        Stage::Transfer(transfer) => transfer.step(call, input),
+        Stage::Job(job) => job.step(call, input),
+        Stage::Start | Stage::Over => Ok(Step::Finished),
     }
 }
 
@@ -220,36 +280,66 @@ fn begin(call: &mut Call<'_>) -> Result<Begun, Refusal> {
         }
     }
     admit(call, entry)?;
-    let Some(entry) = entry else { return Err(unknown(&call.command.cdb)) };
+    let Some(entry) = entry else { return Err(unknown(call.command.cdb.first().copied())) };
     check_cdb(entry, &call.command.cdb)?;
     Ok(Begun::Outcome((entry.handler)(call)?))
 }
 
-/// Unit attentions, reservations, sanitize, ready, write protection.
+/// Unit attentions, reservations, sanitize, ready, write protection. A nexus that passed all of it at the unit's
+/// present epoch passes with one load.
 fn admit(call: &mut Call<'_>, entry: Option<&Entry>) -> Result<(), Refusal> {
     let unit = call.unit();
+    let epoch = unit.epoch();
+    let class = entry.and_then(Entry::class);
+    if class.is_some_and(|write| call.at.is_clear(write, epoch)) {
+        return Ok(());
+    }
     let needs = entry.map(|e| e.needs).unwrap_or_default();
     let mut state = unit.lock();
-    if !needs.ignores_attention {
-        let pending = state.nexuses.get_mut(&call.at.nexus.id).and_then(|n| n.attentions.take());
+    let conflicts = entry.is_some() && state.reservations.view(&call.at.nexus).conflicts(call.cdb());
+    if !needs.ignores_attention
+        && let Some(attentions) = state.nexuses.get_mut(&call.at.nexus.id).map(|n| &mut n.attentions)
+    {
+        // A reservation comes after resets and before every other condition (SAM-5 5.3.3).
+        let pending = if conflicts { attentions.take_reset() } else { attentions.take() };
         if let Some(asc) = pending {
             return Err(Sense::new(Key::UnitAttention, asc).into());
         }
     }
-    let Some(entry) = entry else { return Ok(()) };
-    if unit.kind == LuKind::Controller && !entry.needs.any_kind {
-        return Err(Sense::illegal(Asc::INVALID_OPERATION_CODE).into());
+    if conflicts {
+        return Err(Refusal::Status(Status::ReservationConflict));
     }
+    let Some(entry) = entry else { return Ok(()) };
+    if !entry.exists(unit.kind, state.config.thin) {
+        return Err(unknown(entry.service_action.map(|_| entry.opcode)));
+    }
+    let deferred = state
+        .nexuses
+        .get_mut(&call.at.nexus.id)
+        .and_then(|n| n.deferred.take_if(|_| !needs.ignores_attention));
+    if let Some(sense) = deferred {
+        return Err(sense.into());
+    }
+    state.alua.state(call.at.nexus.target.portal_group).admit(call.cdb())?;
     if needs.medium {
-        state.ready()?;
+        state.loaded()?;
+    }
+    if !needs.during_sanitize {
+        state.activity.refusal()?;
+    }
+    if needs.writable {
+        state.writable(unit.features.read_only)?;
+    }
+    if let Some(write) = class {
+        call.at.set_clear(write, epoch);
     }
     Ok(())
 }
 
-/// The refusal for a CDB that no entry has.
-fn unknown(cdb: &[u8]) -> Refusal {
-    match cdb.first() {
-        Some(&opcode) if opcodes::known_opcode(opcode) => Sense::field_bit(1, 4).into(),
+/// The refusal of a command that there is not. `known` is its operation code where that has other service actions.
+fn unknown(known: Option<u8>) -> Refusal {
+    match known {
+        Some(opcode) if opcodes::known_opcode(opcode) => Sense::field_bit(1, 4).into(),
         _ => Sense::illegal(Asc::INVALID_OPERATION_CODE).into(),
     }
 }
@@ -260,8 +350,8 @@ fn check_cdb(entry: &Entry, cdb: &[u8]) -> Result<(), Sense> {
     if cdb.len() < n {
         return Err(Sense::field(cdb.len()));
     }
-    for at in 1..n - 1 {
-        let extra = cdb[at] & !entry.usage[at];
+    for (at, (byte, used)) in cdb.iter().zip(entry.usage).enumerate().take(n - 1).skip(1) {
+        let extra = byte & !used;
         if extra != 0 {
             return Err(Sense::field_bit(at, extra.ilog2() as u8));
         }
@@ -272,17 +362,10 @@ fn check_cdb(entry: &Entry, cdb: &[u8]) -> Result<(), Sense> {
     Ok(())
 }
 
-fn finish(outcome: Outcome, expected_in: u32) -> Reply {
+fn finish(outcome: Outcome, call: &Call<'_>) -> Reply {
     match outcome {
-        Outcome::Data { mut bytes, allocation_len } => {
-            bytes.truncate(allocation_len as usize);
-            let transfer_len = bytes.len() as u64;
-            bytes.truncate(expected_in as usize);
-            Reply { status: Status::Good, sense: None, data_in: DataIn::Bytes(bytes), transfer_len }
-        }
+        Outcome::Data { bytes, allocation_len } => call.data(bytes, allocation_len),
         Outcome::Done(reply) => reply,
-        Outcome::Good | Outcome::Job(_) => {
-            Reply { status: Status::Good, sense: None, data_in: DataIn::None, transfer_len: 0 }
-        }
+        Outcome::Good | Outcome::Transfer(_) | Outcome::Job(_) => call.good(),
     }
 }

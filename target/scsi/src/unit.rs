@@ -10,11 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use block::{Features, Gate, GateState, Geometry};
 
+use crate::alua::Alua;
 use crate::attention::Attentions;
-use crate::nexus::{Attached, ItNexusLun};
+use crate::copy::Copies;
 use crate::range_lock::RangeLock;
+use crate::reservation::Reservations;
+use crate::sanitize::Activity;
 use crate::sense::{Asc, Key, Refusal, Sense};
-use crate::{LuConfig, LuKind, Nexus, NexusId, Waker};
+use crate::{LuChange, LuConfig, LuKind, NexusId, Waker};
 
 /// A logical unit, shared by all threads.
 #[derive(Debug)]
@@ -28,6 +31,10 @@ pub struct LogicalUnit {
     epoch: AtomicU64,
     /// Writes go to the medium before their status: the write cache is off.
     write_through: AtomicBool,
+    /// Atomic writes (COMPARE AND WRITE, ORWRITE, WRITE ATOMIC) that began, and that ended: a read that saw as many
+    /// begin as had ended before it was not torn by one.
+    atomic_begun: AtomicU64,
+    atomic_ended: AtomicU64,
     gate: Gate,
     gate_waiters: Waiters,
     pub(crate) ranges: RangeLock,
@@ -47,22 +54,28 @@ impl std::fmt::Debug for Waiters {
 /// What a unit remembers of one nexus.
 #[derive(Debug)]
 pub(crate) struct NexusEntry {
-    pub(crate) nexus: Nexus,
     pub(crate) attentions: Attentions,
     /// PREVENT ALLOW MEDIUM REMOVAL by this nexus (SPC-4 6.15).
     pub(crate) prevents_removal: bool,
+    /// An error of a command that had its status before.
+    pub(crate) deferred: Option<Sense>,
 }
 
 /// What changes.
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) config: LuConfig,
+    /// The configuration before any MODE SELECT: default values.
+    pub(crate) defaults: LuConfig,
     pub(crate) geometry: Geometry,
     pub(crate) nexuses: HashMap<NexusId, NexusEntry>,
+    pub(crate) reservations: Reservations,
+    pub(crate) alua: Alua,
+    pub(crate) copies: Copies,
     /// The medium was ejected.
     pub(crate) ejected: bool,
-    /// STOP.
-    pub(crate) stopped: bool,
+    /// Work on the whole unit.
+    pub(crate) activity: Activity,
 }
 
 impl State {
@@ -82,16 +95,38 @@ impl State {
         }
     }
 
-    /// Whether the medium can be used.
+    /// Whether the medium can be used now.
     pub(crate) fn ready(&self) -> Result<(), Sense> {
+        self.loaded()?;
+        self.activity.refusal()
+    }
+
+    /// Whether the medium is there.
+    pub(crate) fn loaded(&self) -> Result<(), Sense> {
         if !self.config.online {
             return Err(Sense::new(Key::NotReady, Asc::NOT_READY_OFFLINE));
         }
         if self.ejected {
             return Err(Sense::new(Key::NotReady, Asc::MEDIUM_NOT_PRESENT));
         }
-        if self.stopped {
-            return Err(Sense::new(Key::NotReady, Asc::NOT_READY_START_REQUIRED));
+        Ok(())
+    }
+
+    /// What REQUEST SENSE reports where no unit attention waits.
+    pub(crate) fn condition(&self) -> Sense {
+        match self.ready() {
+            Ok(()) => Sense::new(Key::NoSense, Asc::NONE),
+            Err(sense) => sense,
+        }
+    }
+
+    /// Whether the unit takes writes (SBC-3 4.14).
+    pub(crate) fn writable(&self, device_read_only: bool) -> Result<(), Sense> {
+        if self.config.read_only || device_read_only {
+            return Err(Sense::new(Key::DataProtect, Asc::WRITE_PROTECTED));
+        }
+        if self.config.swp {
+            return Err(Sense::new(Key::DataProtect, Asc::SOFTWARE_WRITE_PROTECTED));
         }
         Ok(())
     }
@@ -108,15 +143,21 @@ impl LogicalUnit {
             blocks: AtomicU64::new(geometry.size_bytes >> shift),
             epoch: AtomicU64::new(1),
             write_through: AtomicBool::new(!config.write_cache),
+            atomic_begun: AtomicU64::new(0),
+            atomic_ended: AtomicU64::new(0),
             gate: Gate::default(),
             gate_waiters: Waiters::default(),
             ranges: RangeLock::default(),
             state: Mutex::new(State {
+                defaults: config.clone(),
                 config,
                 geometry,
                 nexuses: HashMap::new(),
+                reservations: Reservations::default(),
+                alua: Alua::default(),
+                copies: Copies::default(),
                 ejected: false,
-                stopped: false,
+                activity: Activity::Idle,
             }),
         })
     }
@@ -149,19 +190,6 @@ impl LogicalUnit {
         true
     }
 
-    /// Makes the unit known to a nexus; its first command meets the power-on unit attention (SAM-5 5.14.5).
-    pub fn attach(self: &Arc<Self>, nexus: &Nexus) -> ItNexusLun {
-        let mut state = self.lock();
-        let mut attentions = Attentions::default();
-        attentions.raise(Asc::POWER_ON);
-        state
-            .nexuses
-            .insert(nexus.id, NexusEntry { nexus: nexus.clone(), attentions, prevents_removal: false });
-        drop(state);
-        self.moved();
-        ItNexusLun { attached: Arc::new(Attached::new(Arc::clone(self), nexus.clone())) }
-    }
-
     /// The unit's state; never held across a step.
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -190,13 +218,76 @@ impl LogicalUnit {
         self.write_through.load(Ordering::Acquire)
     }
 
+    /// Sets whether writes go through.
+    pub(crate) fn set_write_through(&self, on: bool) {
+        self.write_through.store(on, Ordering::Release);
+    }
+
+    /// Sets the size.
+    pub(crate) fn set_blocks(&self, blocks: u64) {
+        self.blocks.store(blocks, Ordering::Release);
+    }
+
     /// Whether the medium can be used.
     pub(crate) fn ready(&self) -> Result<(), Refusal> {
         Ok(self.lock().ready()?)
     }
 
+    /// Tells a nexus with its next command of an error that came after a status.
+    pub(crate) fn defer(&self, nexus: NexusId, sense: Sense) {
+        if let Some(entry) = self.lock().nexuses.get_mut(&nexus) {
+            entry.deferred = Some(Sense { deferred: true, ..sense });
+        }
+        self.moved();
+    }
+
+    /// Marks the time in which an atomic write is under way: reads that overlap with it in time are done again.
+    pub(crate) fn atomic_write(self: &Arc<Self>) -> AtomicWrite {
+        self.atomic_begun.fetch_add(1, Ordering::SeqCst);
+        AtomicWrite(Arc::clone(self))
+    }
+
+    /// Atomic writes that began.
+    #[inline]
+    pub(crate) fn atomic_begun(&self) -> u64 {
+        self.atomic_begun.load(Ordering::SeqCst)
+    }
+
+    /// Atomic writes that ended.
+    #[inline]
+    pub(crate) fn atomic_ended(&self) -> u64 {
+        self.atomic_ended.load(Ordering::SeqCst)
+    }
+
+    /// Makes a change that MODE SELECT of `by` asked for; the others hear of it (SPC-4 6.9).
+    pub(crate) fn select(&self, change: &LuChange, by: NexusId) {
+        let mut state = self.lock();
+        let before = state.config.clone();
+        if let Err(error) = state.config.apply(change) {
+            // MODE SELECT changes three flags, which have no invalid values.
+            tracing::error!(%error, "mode parameters that were checked do not apply");
+            return;
+        }
+        if state.config != before {
+            state.raise(Asc::MODE_PARAMETERS_CHANGED, Some(by));
+        }
+        self.set_write_through(!state.config.write_cache);
+        drop(state);
+        self.moved();
+    }
+
     /// Whether sense data are in the descriptor format.
     pub(crate) fn descriptor_sense(&self) -> bool {
         self.lock().config.descriptor_sense
+    }
+}
+
+/// An atomic write is under way.
+#[derive(Debug)]
+pub(crate) struct AtomicWrite(Arc<LogicalUnit>);
+
+impl Drop for AtomicWrite {
+    fn drop(&mut self) {
+        self.0.atomic_ended.fetch_add(1, Ordering::SeqCst);
     }
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use base::{Entropy, Mono};
 use block::{Buf, Pool};
+use iscsi::chap::{Account, Algorithm};
+use iscsi::params::{ConnectionParams, SessionParams, Settings};
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -18,19 +20,22 @@ macro_rules! id {
             pub fn index(self) -> usize {
                 (self.0 & 0xffff_ffff) as usize
             }
+        }
 
-            pub(crate) fn from_parts(index: u32, generation: u32) -> Self {
+        impl crate::slots::SlotId for $name {
+            fn make(index: u32, generation: u32) -> Self {
                 $name(u64::from(index) | u64::from(generation) << 32)
             }
 
-            pub(crate) fn generation(self) -> u32 {
-                (self.0 >> 32) as u32
+            #[inline]
+            fn parts(self) -> (usize, u32) {
+                (self.index(), (self.0 >> 32) as u32)
             }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}.{}", self.index(), self.generation())
+                write!(f, "{}.{}", self.index(), self.0 >> 32)
             }
         }
     };
@@ -52,6 +57,19 @@ id! {
     /// A task management function that the engine carries out: slot and generation.
     TmfId
 }
+
+/// Greatest FirstBurstLength: the unsolicited data of a full command window must leave room for R2Ts.
+pub const FIRST_BURST_MAX: u32 = base::limits::RECV_DATA_SEGMENT_MAX;
+
+const _: () = {
+    let unsolicited = FIRST_BURST_MAX as usize
+        * (base::limits::COMMANDS_PER_SESSION_MAX + base::limits::IMMEDIATE_COMMANDS_PER_SESSION_MAX)
+            as usize;
+    assert!(
+        unsolicited + base::limits::TRANSFER_BYTES_MAX as usize <= base::limits::SESSION_WRITE_BYTES_MAX,
+        "commands that hold unsolicited data could keep each other from ever getting the rest"
+    );
+};
 
 /// What every call gets from outside.
 pub struct Cx<'a> {
@@ -341,37 +359,8 @@ pub struct ConnectionInfo {
     pub cid: u16,
     /// Its ends.
     pub peer: PeerInfo,
-    /// Digest of headers in use.
-    pub header_digest: bool,
-    /// Digest of data in use.
-    pub data_digest: bool,
-    /// Data segment that the initiator takes, bytes.
-    pub max_send_data_segment: u32,
-}
-
-/// What a session's negotiation ended with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SessionParams {
-    /// MaxConnections
-    pub max_connections: u16,
-    /// InitialR2T
-    pub initial_r2t: bool,
-    /// ImmediateData
-    pub immediate_data: bool,
-    /// MaxBurstLength
-    pub max_burst: u32,
-    /// FirstBurstLength
-    pub first_burst: u32,
-    /// MaxOutstandingR2T
-    pub max_outstanding_r2t: u32,
-    /// DefaultTime2Wait, seconds
-    pub time2wait: u16,
-    /// DefaultTime2Retain, seconds
-    pub time2retain: u16,
-    /// ErrorRecoveryLevel
-    pub error_recovery_level: u8,
-    /// TaskReporting=FastAbort
-    pub fast_abort: bool,
+    /// What was negotiated.
+    pub params: ConnectionParams,
 }
 
 /// A session, as management shows it.
@@ -423,21 +412,6 @@ pub struct Who {
     pub portal_group: u16,
 }
 
-/// A user and its secret.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Account {
-    /// The CHAP name.
-    pub user: String,
-    /// The CHAP secret.
-    pub secret: Vec<u8>,
-}
-
-impl fmt::Debug for Account {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Account({}, ***)", self.user)
-    }
-}
-
 /// What authentication a login needs.
 #[derive(Clone, Debug, Default)]
 pub struct AuthPolicy {
@@ -446,20 +420,7 @@ pub struct AuthPolicy {
     /// How the target proves itself to initiators that ask for it.
     pub outgoing: Option<Account>,
     /// CHAP algorithms that are allowed, best first; empty: all that are known.
-    pub algorithms: Vec<ChapAlgorithm>,
-}
-
-/// Digests of CHAP (RFC 7143 12.1.3 and the IANA registry).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChapAlgorithm {
-    /// MD5 (5)
-    Md5,
-    /// SHA1 (6)
-    Sha1,
-    /// SHA-256 (7)
-    Sha256,
-    /// SHA3-256 (8)
-    Sha3_256,
+    pub algorithms: Vec<Algorithm>,
 }
 
 /// Where a portal is reached, as SendTargets and redirects name it: an address, or a host name with a port.
@@ -489,68 +450,6 @@ pub struct TargetListing {
     pub portals: Vec<(PortalAddress, u16)>,
 }
 
-/// Which digests a target uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DigestPolicy {
-    /// What the initiator prefers.
-    #[default]
-    InitiatorChooses,
-    /// CRC32C wherever the initiator offers it.
-    Prefer,
-    /// CRC32C or no login.
-    Require,
-    /// None, or no login.
-    Forbid,
-}
-
-/// What a target offers in the negotiation (RFC 7143 13): the limits of the results.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TargetParams {
-    /// MaxRecvDataSegmentLength that the target declares.
-    pub max_recv_data_segment: u32,
-    /// Greatest MaxBurstLength.
-    pub max_burst: u32,
-    /// Greatest FirstBurstLength.
-    pub first_burst: u32,
-    /// Greatest MaxOutstandingR2T.
-    pub max_outstanding_r2t: u32,
-    /// Greatest MaxConnections.
-    pub max_connections: u16,
-    /// InitialR2T=Yes whatever the initiator offers.
-    pub initial_r2t: bool,
-    /// ImmediateData may be Yes.
-    pub immediate_data: bool,
-    /// Greatest ErrorRecoveryLevel.
-    pub error_recovery_level: u8,
-    /// Least DefaultTime2Wait, seconds.
-    pub time2wait: u16,
-    /// Greatest DefaultTime2Retain, seconds.
-    pub time2retain: u16,
-    /// HeaderDigest
-    pub header_digest: DigestPolicy,
-    /// DataDigest
-    pub data_digest: DigestPolicy,
-}
-
-impl Default for TargetParams {
-    fn default() -> Self {
-        TargetParams {
-            max_recv_data_segment: base::limits::RECV_DATA_SEGMENT_MAX,
-            max_burst: base::limits::TRANSFER_BYTES_MAX,
-            first_burst: base::limits::RECV_DATA_SEGMENT_MAX,
-            max_outstanding_r2t: 16,
-            max_connections: base::limits::CONNECTIONS_PER_SESSION_MAX,
-            initial_r2t: false,
-            immediate_data: true,
-            error_recovery_level: 2,
-            time2wait: 2,
-            time2retain: 20,
-            header_digest: DigestPolicy::InitiatorChooses,
-            data_digest: DigestPolicy::InitiatorChooses,
-        }
-    }
-}
-
 /// A target that an initiator may log in to.
 #[derive(Clone, Debug)]
 pub struct TargetLogin {
@@ -562,8 +461,8 @@ pub struct TargetLogin {
     pub alias: String,
     /// What authentication it needs.
     pub auth: AuthPolicy,
-    /// What it negotiates.
-    pub params: TargetParams,
+    /// What it negotiates. Unsolicited data is bounded to [`FIRST_BURST_MAX`], and data is always in order.
+    pub params: Settings,
     /// Seconds without input after which the initiator is asked for a sign of life; 0: never.
     pub nop_interval: u32,
     /// Unanswered questions before the connection is dropped.
@@ -589,8 +488,6 @@ pub enum LoginRefusal {
     Redirect {
         /// Where.
         to: PortalAddress,
-        /// Its portal group, where known.
-        portal_group: Option<u16>,
         /// For ever.
         permanent: bool,
     },

@@ -227,6 +227,16 @@ impl Oracle {
         self.write_done(token, false);
     }
 
+    /// A write was refused before anything of it was done: it must never be seen.
+    pub fn write_refused(&mut self, token: WriteToken) {
+        let Some((blocks, ..)) = self.writes.remove(&token.0) else { return };
+        for b in blocks {
+            if let Some(h) = self.blocks.get_mut(&b) {
+                h.writes.retain(|w| w.token != token.0);
+            }
+        }
+    }
+
     /// A flush is asked.
     pub fn flush(&mut self) -> FlushToken {
         let (token, now) = (self.token(), self.tick());
@@ -234,7 +244,12 @@ impl Oracle {
         FlushToken(token)
     }
 
-    /// A flush was answered. Where nobody knows whether it was done, do not call this.
+    /// Nobody will know whether a flush was done.
+    pub fn flush_lost(&mut self, token: FlushToken) {
+        self.flushes.remove(&token.0);
+    }
+
+    /// A flush was answered.
     pub fn flush_done(&mut self, token: FlushToken, ok: bool) {
         let now = self.tick();
         let Some(asked) = self.flushes.remove(&token.0) else { return };

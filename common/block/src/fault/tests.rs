@@ -474,6 +474,19 @@ fn the_oracle_sees_lies_losses_and_corruption() {
 }
 
 #[test]
+fn a_refused_write_must_not_be_seen() {
+    let mut o = Oracle::new(512);
+    let (w, data) = o.write(0..1, false);
+    o.write_refused(w);
+    let r = o.read(0..1);
+    assert_eq!(o.read_done(r, &data), Err(Violation { block: 0, found: Some(Stamp(1)), legal: vec![Stamp(0)] }));
+    let f = o.flush();
+    o.flush_lost(f);
+    o.flush_done(f, true);
+    assert_eq!(o.after_crash(0), [Stamp(0)]);
+}
+
+#[test]
 fn the_oracle_forgets_what_no_longer_matters() {
     let mut o = Oracle::new(512);
     for _ in 0..1000 {

@@ -15,7 +15,8 @@ use super::mail::{Answer, Mail};
 use super::shared::{Shared, SizeCarrier, Unit};
 use super::throttle::Throttle;
 use crate::control::backend::{
-    Backend, DeviceType, LunChange, LunHandle, LunInfo, LunSpec, NexusStats, SessionView, Snapshot, StoreType, Tid,
+    Backend, DeviceType, LunChange, LunHandle, LunInfo, LunSpec, NexusStats, SessionView, Snapshot,
+    StoreType, Tid,
 };
 use crate::control::error::{Refusal, TgtError};
 
@@ -34,6 +35,11 @@ pub struct EngineBackend {
 impl EngineBackend {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         EngineBackend { shared, listening: Vec::new(), carriers: Vec::new() }
+    }
+
+    /// What logins are decided by at this moment.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot()
     }
 
     /// Asks every worker and gathers the answers.
@@ -111,7 +117,10 @@ impl EngineBackend {
         match self.shared.writer.read(&unit.state_name) {
             Ok(None) => Ok(()),
             Ok(Some(bytes)) => unit.lu.restore(&bytes).map_err(|e| {
-                Refusal::invalid(format!("reservations in {}: {e}; move the file away to go on without", unit.state_name))
+                Refusal::invalid(format!(
+                    "reservations in {}: {e}; move the file away to go on without",
+                    unit.state_name
+                ))
             }),
             Err(e) => Err(Refusal::invalid(format!("reservations in {}: {e}", unit.state_name))),
         }
@@ -175,7 +184,7 @@ impl Backend for EngineBackend {
         if let LunChange::Path(_) = change {
             self.replace_medium(&unit, spec)?;
         }
-        if matches!(change, LunChange::Online(false)) && unit.lu.prevents_removal() {
+        if matches!(change, LunChange::Online(false)) && unit.lu.removal_prevented() {
             return Err(TgtError::PreventRemoval.into());
         }
         if let Some(change) = convert::lu_change(change, spec) {
@@ -202,13 +211,13 @@ impl Backend for EngineBackend {
 
     fn lun_info(&self, handle: LunHandle) -> LunInfo {
         let Some(unit) = self.shared.unit(handle) else { return LunInfo::default() };
-        let status = unit.lu.status();
+        let config = unit.lu.config();
         LunInfo {
-            size: status.size_bytes,
-            online: status.online,
-            prevent_removal: status.prevent_removal,
-            readonly: status.read_only,
-            swp: status.swp,
+            size: unit.device().map_or(0, |d| d.geometry().size_bytes),
+            online: config.online && unit.lu.medium_present(),
+            prevent_removal: unit.lu.removal_prevented(),
+            readonly: config.read_only || unit.device().is_some_and(|d| d.features().read_only),
+            swp: config.swp,
         }
     }
 
@@ -220,8 +229,22 @@ impl Backend for EngineBackend {
     }
 
     fn publish(&mut self, snapshot: Arc<Snapshot>) {
-        self.shared.set_snapshot(snapshot);
+        let old = self.shared.snapshot();
+        self.shared.set_snapshot(Arc::clone(&snapshot));
+        let mut groups: Vec<u16> = snapshot.portals.iter().map(|p| p.tag).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        for unit in self.shared.units() {
+            unit.lu.set_port_groups(&groups);
+        }
         self.ask(Mail::Refresh);
+        for target in &snapshot.targets {
+            let before = old.target(target.tid).filter(|t| t.name == target.name);
+            if before.is_some_and(|t| t.luns != target.luns) {
+                let stayed = target.luns.iter().filter_map(|&(_, handle)| self.shared.unit(handle));
+                stayed.for_each(|unit| unit.lu.luns_changed());
+            }
+        }
     }
 
     fn sessions(&self, tid: Tid) -> Vec<SessionView> {

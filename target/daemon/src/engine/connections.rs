@@ -18,6 +18,9 @@ const SEGMENTS_MAX: usize = 512;
 /// Bytes of one send at most, about.
 const SEND_BYTES_MAX: usize = 1 << 20;
 
+/// How long a listener rests after it failed to accept.
+const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// A connection's socket.
 pub(super) struct Conn {
     pub id: ConnId,
@@ -68,10 +71,21 @@ impl Worker {
             Err(e) => {
                 tracing::warn!("{}: cannot accept a connection: {e}", listener.address);
                 // Out of descriptors or memory: accepting again at once would only burn the core.
-                std::thread::sleep(std::time::Duration::from_millis(5));
+                self.accept_again.push((self.now + ACCEPT_PAUSE, index));
+                return;
             }
         }
         self.ring.accept(&handle, index as u64);
+    }
+
+    /// Listens again where accepting failed a while ago.
+    pub fn accept_due(&mut self) {
+        while let Some(at) = self.accept_again.iter().position(|&(when, _)| when <= self.now) {
+            let (_, index) = self.accept_again.swap_remove(at);
+            if let Some(listener) = self.listeners.get(index).filter(|l| l.open) {
+                self.ring.accept(&listener.handle, index as u64);
+            }
+        }
     }
 
     /// Gives a new connection to the worker that has the fewest.

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use iscsi::chap::Account;
 use target_session::{
-    Account, AuthPolicy, Directory, LoginRefusal, PortalAddress, SessionKey, SessionPlace, SessionSlot,
+    AuthPolicy, Directory, LoginRefusal, PortalAddress, SessionKey, SessionPlace, SessionSlot,
     TargetListing, TargetLogin, Who,
 };
 
@@ -30,7 +31,12 @@ impl Directory for SharedDirectory {
         let snapshot = self.0.snapshot();
         let found = snapshot.target_by_name(target).ok_or(LoginRefusal::NotFound)?;
         if !found.acl.admits(&who.initiator, who.peer.ip()) {
-            tracing::warn!("{}: {} at {} is not in the access list", found.name, who.initiator, who.peer.ip());
+            tracing::warn!(
+                "{}: {} at {} is not in the access list",
+                found.name,
+                who.initiator,
+                who.peer.ip()
+            );
             return Err(LoginRefusal::NotAuthorized);
         }
         if !snapshot.online || !found.ready {
@@ -108,5 +114,5 @@ fn redirect(redirect: &Redirect) -> Option<LoginRefusal> {
         Ok(ip) => PortalAddress::Socket(SocketAddr::new(ip, port)),
         Err(_) => PortalAddress::Host(redirect.address.clone(), port),
     };
-    Some(LoginRefusal::Redirect { to, portal_group: None, permanent })
+    Some(LoginRefusal::Redirect { to, permanent })
 }

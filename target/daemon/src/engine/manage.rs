@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use scsi::{InitiatorPort, Nexus, NexusId, ResetKind, TargetPort};
+use scsi::{InitiatorPort, Nexus, NexusId, ResetKind, TargetPort, Victims};
 use target_session::{CloseHow, SessionId, TmfFunction, TmfId, TmfResponse};
 
 use super::convert;
@@ -84,7 +84,12 @@ impl Worker {
         for place in &state.places {
             place.unit.lu.detach(state.nexus.id);
         }
-        tracing::info!("{}: session {} of {} is down", state.nexus.target.name, state.tsih, state.nexus.initiator.name);
+        tracing::info!(
+            "{}: session {} of {} is down",
+            state.nexus.target.name,
+            state.tsih,
+            state.nexus.initiator.name
+        );
         self.check_target_closings();
     }
 
@@ -103,11 +108,9 @@ impl Worker {
     }
 
     fn update_places(&self, state: &mut SessionState, target: &TargetSnapshot) {
-        let had_some = !state.places.is_empty();
         let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut state.places)
             .into_iter()
             .partition(|p| target.luns.iter().any(|&(lun, handle)| lun == p.lun && handle == p.unit.handle));
-        let mut changed = !gone.is_empty();
         for place in gone {
             place.unit.lu.detach(state.nexus.id);
         }
@@ -118,15 +121,9 @@ impl Worker {
             }
             let Some(unit) = self.shared.unit(handle) else { continue };
             let itl = RefCell::new(unit.lu.attach(&state.nexus));
-            changed = true;
             state.places.push(Rc::new(Place { lun, unit, itl, counters: RefCell::new(Counters::default()) }));
         }
         state.places.sort_by_key(|p| p.lun);
-        if changed && had_some {
-            for place in &state.places {
-                place.unit.lu.luns_changed(state.nexus.id);
-            }
-        }
     }
 
     /// Carries out a task management function (RFC 7143 11.5.1).
@@ -151,9 +148,12 @@ impl Worker {
         tracing::info!("{}: {function:?} by {}", state.nexus.target.name, state.nexus.initiator.name);
         for place in &places {
             match function {
-                TmfFunction::ClearTaskSet => place.unit.lu.tasks_cleared(by),
+                TmfFunction::ClearTaskSet => place.unit.lu.tasks_cleared(by, &Victims::All),
                 TmfFunction::LogicalUnitReset => place.unit.lu.reset(ResetKind::LogicalUnit),
-                _ => place.unit.lu.reset(ResetKind::Target),
+                TmfFunction::TargetColdReset => place.unit.lu.reset(ResetKind::TargetCold),
+                TmfFunction::TargetWarmReset | TmfFunction::AbortTaskSet => {
+                    place.unit.lu.reset(ResetKind::TargetWarm);
+                }
             }
         }
         let units = places.iter().map(|p| p.unit.handle).collect();
@@ -257,10 +257,8 @@ impl Worker {
             let Some(at) = state.places.iter().position(|p| p.unit.handle == unit) else { continue };
             let place = state.places.remove(at);
             place.unit.lu.detach(state.nexus.id);
-            for other in &state.places {
-                other.unit.lu.luns_changed(state.nexus.id);
-            }
-            aborts.extend(u32::try_from(place.lun).ok().and_then(iscsi::lun::encode).map(|field| (id, field)));
+            aborts
+                .extend(u32::try_from(place.lun).ok().and_then(iscsi::lun::encode).map(|field| (id, field)));
         }
         for (id, field) in aborts {
             // Nobody waits for this number: the tasks' own end is what the closing waits for.
@@ -336,7 +334,8 @@ impl Worker {
     fn check_target_closings(&mut self) {
         let mut waiting = std::mem::take(&mut self.jobs.closing_targets);
         waiting.retain(|(tid, answer)| {
-            if self.machine.sessions().any(|s| s.tid == *tid) || self.sessions.values().any(|s| s.tid == *tid) {
+            if self.machine.sessions().any(|s| s.tid == *tid) || self.sessions.values().any(|s| s.tid == *tid)
+            {
                 return true;
             }
             let _ = answer.send(());

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use base::Mono;
 use block::{Channel, Complete, IoErrorKind, Op, Request};
-use scsi::{DataIn, Input, Inventory, IoOp, ItNexusLun, LogicalUnit, Nexus, Reply, Step, StepContext, Task, Victims};
+use scsi::{
+    DataIn, Input, Inventory, IoOp, ItNexusLun, LogicalUnit, Nexus, Reply, Step, StepContext, Task, Victims,
+};
 use target_session::{SessionId, TaskId};
 
 use super::counters::{Counters, Way};
@@ -140,8 +142,25 @@ impl Worker {
         self.by_task[index] = key;
         if start > self.now {
             self.throttled.push(Throttled { at: start, key, serial: self.serial });
+        } else if way == Way::Read && self.lacks_memory() {
+            self.starved.push_back((key, self.serial));
         } else {
             self.drive(key, Input::Start);
+        }
+    }
+
+    /// Whether so many buffers are out (to slow readers, mostly) that further reads wait.
+    fn lacks_memory(&self) -> bool {
+        !self.starved.is_empty() || self.ring.pool().used_bytes() > base::limits::REACTOR_BUFFER_BYTES_MAX
+    }
+
+    /// Starts reads that waited for buffers.
+    pub fn feed_starved(&mut self) {
+        while self.ring.pool().used_bytes() <= base::limits::REACTOR_BUFFER_BYTES_MAX {
+            let Some((key, serial)) = self.starved.pop_front() else { return };
+            if self.tasks.get(key).is_some_and(|t| t.serial == serial) {
+                self.drive(key, Input::Start);
+            }
         }
     }
 
@@ -297,7 +316,8 @@ impl Worker {
                 tracing::error!("a reservation's end got lost: the reactor's mailbox is full");
             }
         };
-        self.shared.writer.write(&unit.state_name, unit.lu.durable_state(), Box::new(done));
+        let lu = Arc::clone(&unit.lu);
+        self.shared.writer.write(&unit.state_name, Box::new(move || lu.durable_state()), Box::new(done));
     }
 
     fn abort_for(&mut self, key: usize, victims: &Victims) {
@@ -348,6 +368,12 @@ impl Worker {
             // It ended a moment ago, and the machine knows.
             return;
         };
+        if running.task.as_ref().is_some_and(Task::outlives_abort) {
+            // A sanitize operation goes on without its command.
+            running.id = None;
+            with_machine!(self, task_aborted, id);
+            return;
+        }
         running.aborted = true;
         if !running.busy {
             self.finish_aborted(key);

@@ -13,7 +13,7 @@ use base::{Entropy, Mono};
 use block::{Channel, ChannelContext, Complete, Request};
 use reactor::{Event, Handle, Mailbox, Post, Ring, clock};
 use slab::Slab;
-use target_session::{Action, ConnId, Cx, Machine, MachineConfig, SessionId};
+use target_session::{Action, ConnId, Machine, MachineConfig, SessionId};
 
 use super::connections::Conn;
 use super::directory::SharedDirectory;
@@ -70,6 +70,8 @@ pub(super) struct Worker {
     pub mailbox: Mailbox<Mail>,
     pub post: Post<Mail>,
     pub listeners: Vec<Listener>,
+    /// Listeners that rest, and until when.
+    pub accept_again: Vec<(Mono, usize)>,
     pub conns: Vec<Option<Conn>>,
     /// Connections whose receive may be armed again.
     pub rearm: Vec<ConnId>,
@@ -81,6 +83,8 @@ pub(super) struct Worker {
     /// Keys of tasks by the index of their [`target_session::TaskId`].
     pub by_task: Vec<usize>,
     pub throttled: std::collections::BinaryHeap<Throttled>,
+    /// Reads that wait for buffers: key and serial.
+    pub starved: std::collections::VecDeque<(usize, u64)>,
     pub serial: u64,
     pub finished: Rc<Finished>,
     pub jobs: Jobs,
@@ -104,7 +108,7 @@ pub(super) fn run(index: u32, shared: &Arc<Shared>, ready: &SyncSender<io::Resul
 /// Calls a method of the machine with the worker's context.
 macro_rules! with_machine {
     ($self:ident, $method:ident $(, $arg:expr)*) => {{
-        let mut cx = Cx {
+        let mut cx = target_session::Cx {
             now: $self.now,
             pool: $self.ring.pool(),
             entropy: &mut $self.entropy,
@@ -139,6 +143,7 @@ impl Worker {
             entropy: SystemEntropy,
             now: clock::now(),
             listeners: Vec::new(),
+            accept_again: Vec::new(),
             conns: Vec::new(),
             rearm: Vec::new(),
             transmit: Vec::new(),
@@ -147,6 +152,7 @@ impl Worker {
             tasks: Slab::new(),
             by_task: Vec::new(),
             throttled: std::collections::BinaryHeap::new(),
+            starved: std::collections::VecDeque::new(),
             serial: 0,
             finished: Rc::default(),
             jobs: Jobs::default(),
@@ -162,14 +168,18 @@ impl Worker {
                 std::thread::sleep(Duration::from_millis(100));
             }
             self.now = clock::now();
-            while self.progress() {}
-            self.arm_and_send();
             if self.machine.next_deadline() <= self.now {
                 with_machine!(self, tick);
-                while self.progress() {}
-                self.arm_and_send();
             }
             self.start_throttled();
+            self.accept_due();
+            while self.progress() {
+                self.feed_starved();
+            }
+            self.arm_and_send();
+            while self.progress() {
+                self.arm_and_send();
+            }
         }
         // Tasks hold requests in the kernel; the ring waits for them when it is dropped.
         self.sessions.clear();
@@ -177,7 +187,8 @@ impl Worker {
 
     fn deadline(&self) -> Mono {
         let throttled = self.throttled.peek().map_or(Mono::NEVER, |t| t.at);
-        self.machine.next_deadline().min(throttled).min(self.now + SLEEP_MAX)
+        let accept = self.accept_again.iter().map(|&(when, _)| when).min().unwrap_or(Mono::NEVER);
+        self.machine.next_deadline().min(throttled).min(accept).min(self.now + SLEEP_MAX)
     }
 
     /// Handles what is at hand; false where nothing was.

@@ -22,6 +22,7 @@
 //! A registration belongs to an initiator port (name and ISID) and a target port (portal group), not to a session: it
 //! outlives the session and applies again when the same port comes back (SPC-4 5.12.4).
 
+mod commands;
 mod image;
 mod out;
 mod report;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 
 use crate::{InitiatorPort, Nexus, NexusId};
 
+pub(crate) use commands::COMMANDS;
 pub use image::{Image, ImageError};
 pub use table::{RULES, Rule, Selector, conflicts};
 pub use transport_id::{TransportId, TransportIdError};

@@ -1,5 +1,6 @@
 //! PERSISTENT RESERVE OUT (SPC-4 6.16, 5.12.7 to 5.12.11).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::{Attention, Effect, Held, Kind, Refusal, Registrant, Reservations, TransportId};
@@ -149,7 +150,7 @@ impl Reservations {
     fn named_ports(&self, list: &[u8], base: usize) -> Result<Vec<Arc<InitiatorPort>>, Refusal> {
         let bad =
             |at: usize| Refusal::InvalidFieldInParameters(u16::try_from(base + at).unwrap_or(u16::MAX), None);
-        let mut ports = Vec::new();
+        let (mut ports, mut devices) = (Vec::new(), HashSet::new());
         let mut at = 0;
         while at < list.len() {
             let (id, length) = TransportId::parse(&list[at..]).map_err(|e| bad(at + e.0))?;
@@ -157,11 +158,17 @@ impl Reservations {
                 TransportId::Port(port) => ports.push(Arc::new(port)),
                 TransportId::Device(name) => {
                     // "All initiator ports known to the device server" (7.6.4.6); without any the list would do nothing.
+                    // A name that comes again adds nobody, and is not searched for again.
+                    if devices.contains(&name) {
+                        at += length;
+                        continue;
+                    }
                     let known = self.known_ports(&name);
                     if known.is_empty() {
                         return Err(bad(at + 4));
                     }
                     ports.extend(known);
+                    devices.insert(name);
                 }
             }
             if ports.len() > self.capacity {

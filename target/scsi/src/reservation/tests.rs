@@ -357,8 +357,9 @@ fn spec_i_pt_and_all_tg_pt_register_others() {
         Err(Refusal::InvalidFieldInParameters(32, None))
     ));
     assert!(keys(&r, &a).is_empty(), "nothing was changed");
-    // One port by itself, both of a device's; the sender named again counts once.
-    let ids = [port_id(&port(9)), device_id("iqn.2003-01.HOST:1"), port_id(&port(0))];
+    // One port by itself, both of a device's; who is named again counts once.
+    let device = device_id("iqn.2003-01.HOST:1");
+    let ids = [port_id(&port(9)), device.clone(), port_id(&port(0)), device];
     let data = with_ids(5, 0x08 | 0x04, &ids);
     assert_eq!(
         raw(&mut r, &a, IGNORE, 0, &data),

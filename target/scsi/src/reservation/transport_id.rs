@@ -23,6 +23,9 @@ pub enum TransportId {
 pub struct TransportIdError(pub usize);
 
 impl TransportId {
+    /// The longest TransportID: header, name, separator, ISID and NUL, padded.
+    pub const BYTES_MAX: usize = 4 + (NAME_BYTES_MAX + SEPARATOR.len() + 12 + 1).next_multiple_of(4);
+
     /// Reads the TransportID at the start of `bytes`; also returns its length.
     pub fn parse(bytes: &[u8]) -> Result<(TransportId, usize), TransportIdError> {
         let [first, _, high, low, ..] = *bytes else { return Err(TransportIdError(0)) };

@@ -1,0 +1,4 @@
+use std::ffi::OsString;
+pub fn main(_: Vec<OsString>) -> i32 {
+    1
+}

@@ -1,0 +1,19 @@
+//! What one command may ask for at most; VPD page B0h says the same.
+
+/// Blocks of one COMPARE AND WRITE: all that its field can say.
+pub(crate) const COMPARE_AND_WRITE_BLOCKS_MAX: u8 = 255;
+/// Blocks of one UNMAP, over all its descriptors.
+pub(crate) const UNMAP_BLOCKS_MAX: u32 = 1024 * 1024;
+/// Block descriptors of one UNMAP.
+pub(crate) const UNMAP_DESCRIPTORS_MAX: u32 = 256;
+/// Blocks of one WRITE ATOMIC.
+pub(crate) const ATOMIC_BLOCKS_MAX: u32 = 256;
+/// Bytes of one parameter list, for all commands but those that transfer blocks.
+pub(crate) const PARAMETER_BYTES_MAX: usize = 8192;
+/// LBA status descriptors in one reply.
+pub(crate) const LBA_STATUS_DESCRIPTORS_MAX: usize = 1024;
+
+/// Blocks of one WRITE SAME, of blocks of 2^`shift` bytes: 256 MiB.
+pub(crate) const fn write_same_blocks_max(shift: u32) -> u64 {
+    (256 << 20) >> shift
+}

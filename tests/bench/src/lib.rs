@@ -1,2 +1,0 @@
-//! tests/bench
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]

@@ -1,0 +1,786 @@
+//! An initiator that believes nothing: it logs in, sends commands and task management functions, serves R2Ts, and checks
+//! every PDU that it gets against RFC 7143 and against what it asked.
+//!
+//! ```text
+//!   Idle ── connect ──▶ Login ── final response ──▶ Up ── link over ──▶ Idle (what was in flight waits in limbo)
+//!                                                    └── logout ──▶ Leaving ──▶ Idle
+//! ```
+//!
+//! What was in flight when a link ended is *resolved* (it will not be done any more) by the next login of the same
+//! initiator port: that reinstates the session, and the target ends its tasks before it answers (RFC 7143 6.3.5).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base::random::SeededRandom;
+use base::{Entropy, Mono};
+use iscsi::digest;
+use iscsi::pdu::{
+    BHS_LEN, Bhs, DIGEST_LEN, DataIn, DataOut, Frame, LoginRequest, LoginStage, LogoutReason, LogoutRequest,
+    NopOut, R2t, Residual, Response, ScsiCommand, ScsiResponse, Tag, TargetNumbers, TaskAttribute, TmfFunction,
+    TmfRequest, TmfResponse,
+};
+use iscsi::serial::Serial;
+
+use crate::net::{LinkId, Net, Side};
+use crate::target::TARGET;
+use crate::{Failure, fail};
+
+/// A command is given up (aborted) after so long.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
+/// A task management function, login or logout that takes longer costs the connection its life.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// With a status.
+    Status {
+        /// SAM status.
+        status: u8,
+        /// Sense data, for CHECK CONDITION.
+        sense: Vec<u8>,
+        /// What was read.
+        data: Vec<u8>,
+    },
+    /// Without: aborted, reset, or its session reinstated. It will not be done any more.
+    Resolved,
+}
+
+/// What an initiator tells the world.
+#[derive(Debug)]
+pub enum Told {
+    /// It is logged in.
+    Up,
+    /// Its connection is gone; commands may still be under way at the target.
+    Down,
+    /// A command ended.
+    Ended {
+        /// As given with the command.
+        token: u64,
+        /// How.
+        end: End,
+    },
+    /// A task management function was answered with Function Complete.
+    Managed {
+        /// Which.
+        function: TmfFunction,
+        /// The unit.
+        unit: u32,
+    },
+}
+
+/// A command to send.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Comes back with its end.
+    pub token: u64,
+    /// The unit.
+    pub unit: u32,
+    /// CDB.
+    pub cdb: [u8; 16],
+    /// Bytes to read.
+    pub read: u32,
+    /// Bytes to write.
+    pub data: Vec<u8>,
+}
+
+struct Pending {
+    ask: Ask,
+    cmd_sn: Serial,
+    got: Vec<u8>,
+    data_sn: u32,
+    r2t_sn: u32,
+    deadline: Mono,
+    aborting: bool,
+}
+
+struct Managing {
+    function: TmfFunction,
+    unit: u32,
+    reference: Option<u32>,
+}
+
+/// What the login agreed on.
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    header_digest: bool,
+    data_digest: bool,
+    initial_r2t: bool,
+    immediate: bool,
+    first_burst: u32,
+    max_burst: u32,
+    /// What the target takes in one PDU.
+    out_segment: u32,
+    /// What this side takes in one PDU.
+    in_segment: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Idle { at: Mono },
+    Login { link: LinkId, deadline: Mono },
+    Up { link: LinkId },
+    Leaving { link: LinkId, deadline: Mono },
+    Gone,
+}
+
+/// See the module.
+pub struct Initiator {
+    /// Its number.
+    pub index: usize,
+    random: SeededRandom,
+    phase: Phase,
+    rx: Vec<u8>,
+    out: Vec<u8>,
+    offer: Settings,
+    settings: Settings,
+    cmd_sn: Serial,
+    exp_stat_sn: Serial,
+    max_cmd_sn: Serial,
+    next_itt: u32,
+    tasks: BTreeMap<u32, Pending>,
+    managing: BTreeMap<u32, (Managing, Mono)>,
+    limbo: Vec<u64>,
+    told: Vec<Told>,
+    /// No command for long, so that only signs of life keep the session.
+    leave: bool,
+}
+
+impl Initiator {
+    /// An initiator that connects soon.
+    pub fn new(index: usize, seed: u64) -> Self {
+        let mut random = SeededRandom::new(seed ^ 0x696e_6974 ^ (index as u64) << 40);
+        let offer = offer(&mut random);
+        Initiator {
+            index,
+            phase: Phase::Idle { at: Mono::from_nanos(random.below(1_000_000)) },
+            random,
+            rx: Vec::new(),
+            out: Vec::new(),
+            offer,
+            settings: defaults(),
+            cmd_sn: Serial(1),
+            exp_stat_sn: Serial(0),
+            max_cmd_sn: Serial(0),
+            next_itt: 1,
+            tasks: BTreeMap::new(),
+            managing: BTreeMap::new(),
+            limbo: Vec::new(),
+            told: Vec::new(),
+            leave: false,
+        }
+    }
+
+    /// What it has to tell.
+    pub fn told(&mut self) -> Vec<Told> {
+        std::mem::take(&mut self.told)
+    }
+
+    /// Whether it is logged in.
+    pub fn is_up(&self) -> bool {
+        matches!(self.phase, Phase::Up { .. })
+    }
+
+    /// Whether it logged out for good.
+    pub fn is_gone(&self) -> bool {
+        self.phase == Phase::Gone
+    }
+
+    /// Commands that did not end.
+    pub fn in_flight(&self) -> usize {
+        self.tasks.len() + self.limbo.len() + self.managing.len()
+    }
+
+    /// Its link.
+    pub fn link(&self) -> Option<LinkId> {
+        match self.phase {
+            Phase::Login { link, .. } | Phase::Up { link } | Phase::Leaving { link, .. } => Some(link),
+            Phase::Idle { .. } | Phase::Gone => None,
+        }
+    }
+
+    /// Whether one more command may be sent.
+    pub fn may_send(&self) -> bool {
+        self.is_up() && self.cmd_sn.precedes_or_is(self.max_cmd_sn) && self.out.len() < 1 << 20
+    }
+
+    /// Logs out once nothing is in flight any more.
+    pub fn leave(&mut self) {
+        self.leave = true;
+    }
+
+    /// When it has something to do by itself.
+    pub fn next_due(&self) -> Mono {
+        match self.phase {
+            Phase::Idle { at } => at,
+            Phase::Login { deadline, .. } | Phase::Leaving { deadline, .. } => deadline,
+            Phase::Up { .. } => {
+                let tasks = self.tasks.values().filter(|t| !t.aborting).map(|t| t.deadline);
+                tasks.chain(self.managing.values().map(|m| m.1)).min().unwrap_or(Mono::NEVER)
+            }
+            Phase::Gone => Mono::NEVER,
+        }
+    }
+
+    /// Does what is due. Gives the link that it opened, if it did.
+    pub fn tick(&mut self, now: Mono, net: &mut Net) -> Option<LinkId> {
+        match self.phase {
+            Phase::Idle { at } if at <= now => {
+                let link = net.connect();
+                self.phase = Phase::Login { link, deadline: now + REPLY_TIMEOUT };
+                self.begin_login();
+                self.flush(now, net);
+                return Some(link);
+            }
+            Phase::Login { deadline, .. } | Phase::Leaving { deadline, .. } if deadline <= now => {
+                self.drop_link(now, net);
+            }
+            Phase::Up { .. } => {
+                if self.managing.values().any(|m| m.1 <= now) {
+                    self.drop_link(now, net);
+                    return None;
+                }
+                let late = |t: &Pending| t.deadline <= now && !t.aborting;
+                let late: Vec<u32> = self.tasks.iter().filter(|(_, t)| late(t)).map(|(&i, _)| i).collect();
+                for itt in late {
+                    self.abort(now, itt);
+                }
+                if self.leave && self.in_flight() == 0 {
+                    self.logout(now);
+                }
+            }
+            _ => {}
+        }
+        self.flush(now, net);
+        None
+    }
+
+    /// The link ended.
+    pub fn link_over(&mut self, now: Mono) {
+        let pause = Duration::from_micros(100 + self.random.below(200_000));
+        let leaving = matches!(self.phase, Phase::Leaving { .. }) && self.in_flight() == 0;
+        self.phase = if leaving { Phase::Gone } else { Phase::Idle { at: now + pause } };
+        self.rx.clear();
+        self.out.clear();
+        let tasks = std::mem::take(&mut self.tasks);
+        self.limbo.extend(tasks.into_values().map(|t| t.ask.token));
+        self.managing.clear();
+        self.told.push(Told::Down);
+    }
+
+    fn drop_link(&mut self, now: Mono, net: &mut Net) {
+        if let Some(link) = self.link() {
+            net.close(now, link, Side::Caller);
+        }
+        self.link_over(now);
+    }
+
+    /// Sends what the link takes.
+    pub fn flush(&mut self, now: Mono, net: &mut Net) {
+        if let Some(link) = self.link() {
+            let n = net.send(now, link, Side::Caller, &self.out);
+            self.out.drain(..n);
+        }
+    }
+
+    /// Sends a command. Ask [`Initiator::may_send`] before.
+    pub fn send(&mut self, now: Mono, net: &mut Net, ask: Ask) {
+        let itt = self.itt();
+        let s = self.settings;
+        let len = ask.data.len() as u32;
+        let immediate = if s.immediate { len.min(s.first_burst).min(s.out_segment) } else { 0 };
+        // With immediate data allowed a part of it is legal, and so is none.
+        let immediate = if immediate > 512 && self.random.below(4) == 0 { 512 } else { immediate };
+        let unsolicited = if s.initial_r2t { 0 } else { len.min(s.first_burst) - immediate };
+        let cmd_sn = self.cmd_sn;
+        self.cmd_sn = cmd_sn.next();
+        let command = ScsiCommand {
+            immediate: false,
+            final_: unsolicited == 0,
+            read: ask.read > 0,
+            write: len > 0,
+            attribute: TaskAttribute::Simple,
+            priority: 0,
+            lun: iscsi::lun::encode(ask.unit).unwrap_or(0),
+            itt: Tag(itt),
+            expected_len: ask.read.max(len),
+            cmd_sn,
+            exp_stat_sn: self.exp_stat_sn,
+            cdb: ask.cdb,
+            ahs_len: 0,
+            data_len: immediate,
+        };
+        let mut bhs = [0; BHS_LEN];
+        command.encode(&mut bhs);
+        let data = ask.data[..immediate as usize].to_vec();
+        self.put(&bhs, &data);
+        let pending = Pending {
+            ask,
+            cmd_sn,
+            got: Vec::new(),
+            data_sn: 0,
+            r2t_sn: 0,
+            deadline: now + COMMAND_TIMEOUT,
+            aborting: false,
+        };
+        self.tasks.insert(itt, pending);
+        if unsolicited > 0 {
+            self.data_out(itt, Tag::RESERVED, immediate, unsolicited);
+        }
+        self.flush(now, net);
+    }
+
+    /// Sends a task management function; an ABORT TASK for one of its own commands, by chance.
+    pub fn manage(&mut self, now: Mono, net: &mut Net, function: TmfFunction, unit: u32) {
+        if function == TmfFunction::AbortTask {
+            let candidates: Vec<u32> =
+                self.tasks.iter().filter(|(_, t)| !t.aborting).map(|(&itt, _)| itt).collect();
+            if !candidates.is_empty() {
+                let itt = candidates[self.random.below(candidates.len() as u64) as usize];
+                self.abort(now, itt);
+            }
+        } else {
+            self.tmf(now, function, unit, None);
+        }
+        self.flush(now, net);
+    }
+
+    fn abort(&mut self, now: Mono, itt: u32) {
+        let Some(t) = self.tasks.get_mut(&itt) else { return };
+        t.aborting = true;
+        let (unit, cmd_sn) = (t.ask.unit, t.cmd_sn);
+        self.tmf(now, TmfFunction::AbortTask, unit, Some((itt, cmd_sn)));
+    }
+
+    fn tmf(&mut self, now: Mono, function: TmfFunction, unit: u32, reference: Option<(u32, Serial)>) {
+        let itt = self.itt();
+        let request = TmfRequest {
+            immediate: true,
+            function,
+            lun: iscsi::lun::encode(unit).unwrap_or(0),
+            itt: Tag(itt),
+            ref_itt: reference.map_or(Tag::RESERVED, |r| Tag(r.0)),
+            cmd_sn: self.cmd_sn,
+            exp_stat_sn: self.exp_stat_sn,
+            ref_cmd_sn: reference.map_or(Serial(0), |r| r.1),
+            exp_data_sn: Serial(0),
+        };
+        let mut bhs = [0; BHS_LEN];
+        request.encode(&mut bhs);
+        self.put(&bhs, &[]);
+        let managing = Managing { function, unit, reference: reference.map(|r| r.0) };
+        self.managing.insert(itt, (managing, now + REPLY_TIMEOUT));
+    }
+
+    fn logout(&mut self, now: Mono) {
+        let Phase::Up { link } = self.phase else { return };
+        let request = LogoutRequest {
+            immediate: true,
+            reason: LogoutReason::CloseSession,
+            itt: Tag(self.itt()),
+            cid: 0,
+            cmd_sn: self.cmd_sn,
+            exp_stat_sn: self.exp_stat_sn,
+        };
+        let mut bhs = [0; BHS_LEN];
+        request.encode(&mut bhs);
+        self.put(&bhs, &[]);
+        self.phase = Phase::Leaving { link, deadline: now + REPLY_TIMEOUT };
+    }
+
+    fn itt(&mut self) -> u32 {
+        self.next_itt = self.next_itt.wrapping_add(1) & 0x7fff_ffff;
+        self.next_itt
+    }
+
+    /// Puts a PDU behind what is to be sent.
+    fn put(&mut self, bhs: &Bhs, data: &[u8]) {
+        self.out.extend_from_slice(bhs);
+        if self.settings.header_digest {
+            self.out.extend_from_slice(&digest::header(bhs, &[]));
+        }
+        if data.is_empty() {
+            return;
+        }
+        self.out.extend_from_slice(data);
+        self.out.extend_from_slice(&[0; 3][..iscsi::pdu::padding(data.len() as u32)]);
+        if self.settings.data_digest {
+            self.out.extend_from_slice(&digest::data([data]));
+        }
+    }
+
+    fn data_out(&mut self, itt: u32, ttt: Tag, offset: u32, len: u32) {
+        let (mut at, mut number) = (offset, 0);
+        while at < offset + len {
+            let n = self.settings.out_segment.min(offset + len - at);
+            let n = if n > 512 && self.random.below(3) == 0 { 512 } else { n };
+            let Some(t) = self.tasks.get(&itt) else { return };
+            let data = t.ask.data[at as usize..(at + n) as usize].to_vec();
+            let mut bhs = [0; BHS_LEN];
+            DataOut {
+                final_: at + n == offset + len,
+                lun: iscsi::lun::encode(t.ask.unit).unwrap_or(0),
+                itt: Tag(itt),
+                ttt,
+                exp_stat_sn: self.exp_stat_sn,
+                data_sn: Serial(number),
+                offset: at,
+                data_len: n,
+            }
+            .encode(&mut bhs);
+            self.put(&bhs, &data);
+            at += n;
+            number += 1;
+        }
+    }
+
+    fn begin_login(&mut self) {
+        self.settings = defaults();
+        self.cmd_sn = Serial(self.random.next_u64() as u32);
+        self.exp_stat_sn = Serial(0);
+        self.max_cmd_sn = self.cmd_sn;
+        self.offer = offer(&mut self.random);
+        let o = self.offer;
+        let yes = |b| if b { "Yes" } else { "No" };
+        let digest = |b| if b { "CRC32C,None" } else { "None" };
+        let name = format!("iqn.2026-11.plinth.sim:initiator-{}", self.index);
+        let text = [
+            format!("InitiatorName={name}"),
+            format!("TargetName={TARGET}"),
+            "SessionType=Normal".to_owned(),
+            format!("HeaderDigest={}", digest(o.header_digest)),
+            format!("DataDigest={}", digest(o.data_digest)),
+            format!("InitialR2T={}", yes(o.initial_r2t)),
+            format!("ImmediateData={}", yes(o.immediate)),
+            format!("FirstBurstLength={}", o.first_burst),
+            format!("MaxBurstLength={}", o.max_burst),
+            format!("MaxRecvDataSegmentLength={}", o.in_segment),
+            "MaxOutstandingR2T=4".to_owned(),
+            "MaxConnections=1".to_owned(),
+            "DefaultTime2Wait=0".to_owned(),
+            "DefaultTime2Retain=0".to_owned(),
+            "ErrorRecoveryLevel=0".to_owned(),
+        ];
+        let text: Vec<u8> = text.iter().flat_map(|t| t.bytes().chain([0])).collect();
+        let request = LoginRequest {
+            continues: false,
+            stage: LoginStage::Operational,
+            transit: Some(LoginStage::FullFeature),
+            version_max: 0,
+            version_min: 0,
+            isid: [0x80, 0, 0, 0, 0, self.index as u8],
+            tsih: 0,
+            itt: Tag(0),
+            cid: 0,
+            cmd_sn: self.cmd_sn,
+            exp_stat_sn: Serial(0),
+            data_len: text.len() as u32,
+        };
+        let mut bhs = [0; BHS_LEN];
+        request.encode(&mut bhs);
+        self.put(&bhs, &text);
+    }
+
+    /// Takes bytes from the link.
+    pub fn receive(&mut self, now: Mono, net: &mut Net, bytes: &[u8]) -> Result<(), Failure> {
+        self.rx.extend_from_slice(bytes);
+        loop {
+            let Some(bhs) = self.rx.first_chunk::<BHS_LEN>().copied() else { break };
+            let frame = Frame::of(&bhs);
+            let s = self.settings;
+            let total = frame.wire_len(s.header_digest, s.data_digest);
+            if frame.data_len > s.in_segment {
+                fail!("initiator {}: a data segment of {} bytes, {} allowed", self.index, frame.data_len, s.in_segment);
+            }
+            if self.rx.len() < total {
+                break;
+            }
+            let pdu: Vec<u8> = self.rx.drain(..total).collect();
+            let start = BHS_LEN + if s.header_digest { DIGEST_LEN } else { 0 };
+            if s.header_digest && pdu[BHS_LEN..start] != digest::header(&bhs, &[]) {
+                fail!("initiator {}: a wrong header digest", self.index);
+            }
+            let data = &pdu[start..start + frame.data_len as usize];
+            if s.data_digest && !data.is_empty() && pdu[total - DIGEST_LEN..] != digest::data([data]) {
+                fail!("initiator {}: a wrong data digest", self.index);
+            }
+            let response = match Response::parse(&bhs) {
+                Ok(r) => r,
+                Err(e) => fail!("initiator {}: {e}", self.index),
+            };
+            self.respond(now, net, response, data).map_err(|e| Failure(format!("initiator {}: {e}", self.index)))?;
+            if self.link().is_none() {
+                break;
+            }
+        }
+        self.flush(now, net);
+        Ok(())
+    }
+
+    fn respond(&mut self, now: Mono, net: &mut Net, response: Response, data: &[u8]) -> Result<(), Failure> {
+        if let (Phase::Login { .. }, Response::Login(l)) = (self.phase, &response) {
+            if !l.status.is_success() {
+                fail!("the login was refused: {}", l.status.text());
+            }
+            self.exp_stat_sn = l.sn.stat_sn.next();
+            self.max_cmd_sn = l.sn.max_cmd_sn;
+            return self.logged_in(l.transit, data);
+        }
+        if matches!(self.phase, Phase::Login { .. }) {
+            fail!("{response:?} during the login");
+        }
+        match response {
+            Response::DataIn(d) => self.data_in(&d, data),
+            Response::Scsi(r) => self.scsi_response(&r, data),
+            Response::R2t(r) => self.r2t(&r),
+            Response::Tmf(r) => {
+                self.status(&r.sn)?;
+                self.managed(r.itt, r.response)
+            }
+            Response::NopIn(n) => {
+                if n.itt.is_reserved() {
+                    self.numbers(&n.sn)?;
+                    self.answer_nop(n.ttt, n.lun);
+                    Ok(())
+                } else {
+                    fail!("a NOP-In that answers nothing: {n:?}")
+                }
+            }
+            Response::Logout(l) => {
+                self.status(&l.sn)?;
+                if !matches!(self.phase, Phase::Leaving { .. }) {
+                    fail!("a logout response without a request");
+                }
+                self.drop_link(now, net);
+                Ok(())
+            }
+            Response::Async(a) => self.status(&a.sn),
+            Response::Reject(r) => {
+                if !self.link().is_some_and(|l| net.was_flipped(l)) {
+                    fail!("rejected: {r:?}");
+                }
+                self.drop_link(now, net);
+                Ok(())
+            }
+            other => fail!("{other:?} was not asked for"),
+        }
+    }
+
+    fn logged_in(&mut self, transit: Option<LoginStage>, data: &[u8]) -> Result<(), Failure> {
+        let Phase::Login { link, .. } = self.phase else { return Ok(()) };
+        let mut agreed = Settings { in_segment: self.offer.in_segment, ..defaults() };
+        let text = String::from_utf8_lossy(data).into_owned();
+        for pair in text.split('\0').filter(|p| !p.is_empty()) {
+            let Some((key, value)) = pair.split_once('=') else { fail!("{pair:?} in a login response") };
+            let number = || value.parse::<u32>().map_err(|_| Failure(format!("{pair:?} in a login response")));
+            match key {
+                "HeaderDigest" => agreed.header_digest = value == "CRC32C",
+                "DataDigest" => agreed.data_digest = value == "CRC32C",
+                "InitialR2T" => agreed.initial_r2t = value == "Yes",
+                "ImmediateData" => agreed.immediate = value == "Yes",
+                "FirstBurstLength" => agreed.first_burst = number()?,
+                "MaxBurstLength" => agreed.max_burst = number()?,
+                "MaxRecvDataSegmentLength" => agreed.out_segment = number()?,
+                _ => {}
+            }
+        }
+        if transit != Some(LoginStage::FullFeature) {
+            fail!("the login does not end after one exchange: {text:?}");
+        }
+        if agreed.first_burst > agreed.max_burst || agreed.max_burst > self.offer.max_burst {
+            fail!("bursts of {} and {} were agreed on, {} offered", agreed.first_burst, agreed.max_burst, self.offer.max_burst);
+        }
+        if agreed.header_digest && !self.offer.header_digest || agreed.data_digest && !self.offer.data_digest {
+            fail!("a digest that was not offered");
+        }
+        if agreed.initial_r2t != (self.offer.initial_r2t) && !agreed.initial_r2t {
+            fail!("InitialR2T=No against an offer of Yes");
+        }
+        self.settings = agreed;
+        self.phase = Phase::Up { link };
+        self.told.push(Told::Up);
+        for token in std::mem::take(&mut self.limbo) {
+            self.told.push(Told::Ended { token, end: End::Resolved });
+        }
+        Ok(())
+    }
+
+    /// Takes the numbers of a PDU without status.
+    fn numbers(&mut self, sn: &TargetNumbers) -> Result<(), Failure> {
+        if self.cmd_sn.precedes(sn.exp_cmd_sn) {
+            fail!("ExpCmdSN {} where {} is the next to be sent", sn.exp_cmd_sn, self.cmd_sn);
+        }
+        if sn.max_cmd_sn.precedes(sn.exp_cmd_sn.minus(1)) {
+            return Ok(());
+        }
+        if self.max_cmd_sn.precedes(sn.max_cmd_sn) {
+            self.max_cmd_sn = sn.max_cmd_sn;
+        }
+        Ok(())
+    }
+
+    /// Takes the numbers of a PDU with status: StatSN is the next (RFC 7143 4.2.2.2).
+    fn status(&mut self, sn: &TargetNumbers) -> Result<(), Failure> {
+        if sn.stat_sn != self.exp_stat_sn {
+            fail!("StatSN {} where {} is next", sn.stat_sn, self.exp_stat_sn);
+        }
+        self.exp_stat_sn = sn.stat_sn.next();
+        self.numbers(sn)
+    }
+
+    fn answer_nop(&mut self, ttt: Tag, lun: u64) {
+        if ttt.is_reserved() {
+            return;
+        }
+        let nop = NopOut {
+            immediate: true,
+            lun,
+            itt: Tag::RESERVED,
+            ttt,
+            cmd_sn: self.cmd_sn,
+            exp_stat_sn: self.exp_stat_sn,
+            data_len: 0,
+        };
+        let mut bhs = [0; BHS_LEN];
+        nop.encode(&mut bhs);
+        self.put(&bhs, &[]);
+    }
+
+    fn data_in(&mut self, d: &DataIn, data: &[u8]) -> Result<(), Failure> {
+        if d.status.is_some() { self.status(&d.sn)? } else { self.numbers(&d.sn)? }
+        let Some(t) = self.tasks.get_mut(&d.itt.0) else {
+            fail!("Data-In for tag {:#x}, which has no command: answered or aborted before", d.itt.0);
+        };
+        if d.data_sn != Serial(t.data_sn) || d.offset as usize != t.got.len() {
+            fail!("Data-In {} at {} where {} at {} is next", d.data_sn, d.offset, t.data_sn, t.got.len());
+        }
+        t.data_sn += 1;
+        t.got.extend_from_slice(data);
+        if t.got.len() > t.ask.read as usize {
+            fail!("{} bytes of data, {} asked for", t.got.len(), t.ask.read);
+        }
+        if let Some(status) = d.status {
+            let missing = t.ask.read as usize - t.got.len();
+            check_residual(d.residual, missing)?;
+            return self.ended(d.itt.0, status, &[]);
+        }
+        Ok(())
+    }
+
+    fn scsi_response(&mut self, r: &ScsiResponse, data: &[u8]) -> Result<(), Failure> {
+        self.status(&r.sn)?;
+        let Some(t) = self.tasks.get(&r.itt.0) else {
+            fail!("a response for tag {:#x}, which has no command: answered or aborted before", r.itt.0);
+        };
+        if t.ask.read > 0 && r.status == 0 {
+            check_residual(r.residual, t.ask.read as usize - t.got.len())?;
+        }
+        let sense = match data {
+            [] => &[],
+            [a, b, rest @ ..] if usize::from(u16::from_be_bytes([*a, *b])) <= rest.len() => rest,
+            _ => fail!("a response with {} bytes of sense data that do not add up", data.len()),
+        };
+        if (r.status == 0x02) == sense.is_empty() {
+            fail!("status {:#04x} with {} bytes of sense data", r.status, sense.len());
+        }
+        self.ended(r.itt.0, r.status, sense)
+    }
+
+    fn ended(&mut self, itt: u32, status: u8, sense: &[u8]) -> Result<(), Failure> {
+        let Some(t) = self.tasks.remove(&itt) else { return Ok(()) };
+        let end = End::Status { status, sense: sense.to_vec(), data: t.got };
+        self.told.push(Told::Ended { token: t.ask.token, end });
+        Ok(())
+    }
+
+    fn r2t(&mut self, r: &R2t) -> Result<(), Failure> {
+        self.numbers(&r.sn)?;
+        let max_burst = self.settings.max_burst;
+        let Some(t) = self.tasks.get_mut(&r.itt.0) else {
+            fail!("an R2T for tag {:#x}, which has no command: answered or aborted before", r.itt.0);
+        };
+        let end = u64::from(r.offset) + u64::from(r.desired_len);
+        if r.desired_len > max_burst || end > t.ask.data.len() as u64 {
+            fail!("an R2T for {} bytes at {} of {}, bursts of {max_burst}", r.desired_len, r.offset, t.ask.data.len());
+        }
+        if r.r2t_sn != Serial(t.r2t_sn) {
+            fail!("R2TSN {} where {} is next", r.r2t_sn, t.r2t_sn);
+        }
+        t.r2t_sn += 1;
+        self.data_out(r.itt.0, r.ttt, r.offset, r.desired_len);
+        Ok(())
+    }
+
+    fn managed(&mut self, itt: Tag, response: TmfResponse) -> Result<(), Failure> {
+        let Some((m, _)) = self.managing.remove(&itt.0) else {
+            fail!("a task management response for tag {:#x}, which has no request", itt.0);
+        };
+        let over: Vec<u32> = match (m.function, response) {
+            // Function Complete and Task Does Not Exist: no response will come any more (RFC 7143 11.6.1).
+            (TmfFunction::AbortTask, TmfResponse::Complete | TmfResponse::TaskDoesNotExist) => {
+                m.reference.into_iter().filter(|r| self.tasks.contains_key(r)).collect()
+            }
+            (TmfFunction::TargetWarmReset, TmfResponse::Complete) => self.tasks.keys().copied().collect(),
+            (_, TmfResponse::Complete) => {
+                self.tasks.iter().filter(|(_, t)| t.ask.unit == m.unit).map(|(&i, _)| i).collect()
+            }
+            (function, response) => fail!("{function:?} was answered with {response:?}"),
+        };
+        // What was sent after the request is not concerned: none is, since nothing else is sent meanwhile.
+        for itt in over {
+            if let Some(t) = self.tasks.remove(&itt) {
+                self.told.push(Told::Ended { token: t.ask.token, end: End::Resolved });
+            }
+        }
+        if response == TmfResponse::Complete {
+            self.told.push(Told::Managed { function: m.function, unit: m.unit });
+        }
+        Ok(())
+    }
+
+    /// Whether a task management function waits that concerns more than one task: commands sent now might or might not be
+    /// among them.
+    pub fn is_managing(&self) -> bool {
+        self.managing.values().any(|m| m.0.function != TmfFunction::AbortTask)
+    }
+}
+
+fn check_residual(residual: Residual, missing: usize) -> Result<(), Failure> {
+    let want = if missing == 0 { Residual::None } else { Residual::Underflow(missing as u32) };
+    if residual != want {
+        fail!("residual {residual:?} where {missing} bytes are missing");
+    }
+    Ok(())
+}
+
+/// What holds during a login (RFC 7143 13).
+fn defaults() -> Settings {
+    Settings {
+        header_digest: false,
+        data_digest: false,
+        initial_r2t: true,
+        immediate: true,
+        first_burst: 65536,
+        max_burst: 262_144,
+        out_segment: 8192,
+        in_segment: 8192,
+    }
+}
+
+fn offer(random: &mut SeededRandom) -> Settings {
+    let mut coin = |n| random.below(n) == 0;
+    let digests = coin(3);
+    let (initial_r2t, immediate) = (coin(2), !coin(3));
+    let max_burst = 2048 << random.below(6);
+    Settings {
+        header_digest: digests,
+        data_digest: digests,
+        initial_r2t,
+        immediate,
+        first_burst: (512_u32 << random.below(8)).min(max_burst),
+        max_burst,
+        out_segment: 8192,
+        in_segment: 512 << random.below(6),
+    }
+}
