@@ -164,7 +164,7 @@ impl Machine {
                 task.write.granted = len;
                 task.budget = all;
             } else {
-                task.budget = all.min(s.info.params.first_burst_len as usize);
+                task.budget = task.write.unasked() as usize;
                 task.waits_for_room = true;
                 s.waiting.push_back(id);
             }

@@ -176,7 +176,7 @@ impl Machine {
             raw.resize(raw.len() + padding(data.len() as u32), 0);
         }
         if login.answer.as_ref().is_some_and(|a| !a.is_done()) {
-            if !data.is_empty() || pdu.continues || pdu.transit.is_some() {
+            if !data.is_empty() || pdu.continues {
                 return refusal(
                     LoginStatus::InitiatorError,
                     "the answer is not complete: an empty request is right",

@@ -118,6 +118,11 @@ impl WriteData {
         self.len
     }
 
+    /// What it may hold at most before anything was asked for.
+    pub fn unasked(&self) -> u32 {
+        self.unsolicited.map_or(self.received, |s| s.end)
+    }
+
     /// R2Ts sent.
     pub fn r2ts(&self) -> u32 {
         self.r2t_sn
