@@ -45,11 +45,6 @@ impl Attentions {
     pub(crate) fn first(&self) -> Option<Asc> {
         self.0.first().copied()
     }
-
-    /// Whether none waits.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 fn is_reset(asc: Asc) -> bool {
@@ -73,6 +68,6 @@ mod tests {
         let all: Vec<Asc> = std::iter::from_fn(|| a.take()).collect();
         assert_eq!(all.len(), UNIT_ATTENTIONS_MAX);
         assert_eq!((all[0], all[7]), (Asc::UNIT_RESET, Asc(0x2a13)));
-        assert!(a.is_empty());
+        assert_eq!(a.first(), None);
     }
 }

@@ -36,18 +36,6 @@ pub(crate) fn flag(b: &[u8], at: usize, bit: u8) -> bool {
     u8_at(b, at) & (1 << bit) != 0
 }
 
-/// Length of a CDB by its operation code's group (SPC-4 4.2.5.1); None for group 3 (variable length, extended) and
-/// the vendor-specific groups.
-pub(crate) fn group_len(opcode: u8) -> Option<usize> {
-    match opcode >> 5 {
-        0 => Some(6),
-        1 | 2 => Some(10),
-        4 => Some(16),
-        5 => Some(12),
-        _ => None,
-    }
-}
-
 /// Parameter data as it is built: lengths are patched in when they are known.
 #[derive(Debug, Default)]
 pub(crate) struct Builder(pub(crate) Vec<u8>);

@@ -12,4 +12,12 @@ pub(crate) const TABLES: &[&[Entry]] = &[
     crate::reservation::COMMANDS,
     crate::alua::COMMANDS,
     crate::copy::COMMANDS,
+    crate::atomic::COMMANDS,
+    crate::verify::COMMANDS,
+    crate::provisioning::COMMANDS,
+    crate::cache::COMMANDS,
+    crate::removable::COMMANDS,
+    crate::report::COMMANDS,
+    crate::diagnostics::COMMANDS,
+    crate::sanitize::COMMANDS,
 ];

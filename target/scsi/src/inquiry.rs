@@ -239,7 +239,10 @@ fn characteristics(unit: &LogicalUnit, state: &State, b: &mut Builder) {
     // Of a spinning medium nothing more is known than that it spins: not reported.
     let rate = state.config.rotation_rate.unwrap_or(if unit.features.rotational { 0 } else { 1 });
     b.u16(rate);
-    b.zeroes(64 - 6);
+    b.u8(0);
+    // WABEREQ: after SANITIZE BLOCK ERASE, which thin units have, blocks that were not written since read as zeroes.
+    b.u8(if state.config.thin { 0x40 } else { 0 });
+    b.zeroes(64 - 8);
 }
 
 /// Logical block provisioning (SBC-3 6.6.6).

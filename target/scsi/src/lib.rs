@@ -11,12 +11,15 @@
 
 pub mod alua;
 mod api;
+mod atomic;
 mod attention;
+mod cache;
 mod capacity;
 mod cdb;
 mod commands;
 mod config;
 mod copy;
+mod diagnostics;
 mod inquiry;
 mod lifecycle;
 mod limits;
@@ -26,11 +29,16 @@ mod nexus;
 mod nowhere;
 mod opcodes;
 mod primary;
+mod provisioning;
 mod range_lock;
+mod removable;
+mod report;
 mod rw;
+mod sanitize;
 mod sense;
 mod task;
 mod unit;
+mod verify;
 
 pub mod reservation;
 
@@ -40,6 +48,7 @@ pub use lifecycle::ResetKind;
 pub use mode_pages::parse_mode_page;
 pub use nexus::ItNexusLun;
 pub use nowhere::no_such_lun;
+pub use opcodes::command_name;
 pub use task::{Inventory, Task};
 pub use unit::LogicalUnit;
 

@@ -41,7 +41,7 @@ impl LogicalUnit {
     pub fn attach(self: &Arc<Self>, nexus: &Nexus) -> ItNexusLun {
         let mut attentions = Attentions::default();
         attentions.raise(Asc::RESET_OCCURRED);
-        let entry = NexusEntry { nexus: nexus.clone(), attentions, prevents_removal: false };
+        let entry = NexusEntry { attentions, prevents_removal: false, deferred: None };
         let mut state = self.lock();
         state.nexuses.insert(nexus.id, entry);
         state.reservations.attach(nexus);

@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use crate::LuKind;
 use crate::cdb::u8_at;
 use crate::task::Handler;
 
@@ -34,6 +35,8 @@ pub(crate) struct Needs {
     pub(crate) passes_gate: bool,
     /// Exists on a unit without medium too (controller).
     pub(crate) any_kind: bool,
+    /// Exists on thin-provisioned units alone.
+    pub(crate) thin: bool,
 }
 
 /// Inquiry-like: always answered.
@@ -44,6 +47,7 @@ pub(crate) const INFORM: Needs = Needs {
     during_sanitize: true,
     passes_gate: true,
     any_kind: true,
+    thin: false,
 };
 /// Tells of, or changes, the unit and not the medium.
 pub(crate) const UNIT: Needs = Needs {
@@ -53,6 +57,7 @@ pub(crate) const UNIT: Needs = Needs {
     during_sanitize: false,
     passes_gate: false,
     any_kind: true,
+    thin: false,
 };
 /// As [`UNIT`], and allowed during a sanitize operation.
 pub(crate) const UNIT_ANY_TIME: Needs = Needs { during_sanitize: true, passes_gate: true, ..UNIT };
@@ -77,10 +82,16 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Whether a unit of this kind has the command.
+    pub(crate) fn exists(&self, kind: LuKind, thin: bool) -> bool {
+        (self.needs.any_kind || kind == LuKind::Disk) && (thin || !self.needs.thin)
+    }
+
     /// Whether the command is an ordinary read (false) or write (true) of the medium: all of a class pass the same checks.
     pub(crate) fn class(&self) -> Option<bool> {
         match (self.access, self.needs.writable) {
             _ if !self.needs.medium || self.needs.ignores_attention => None,
+            _ if self.needs.thin || self.needs.during_sanitize => None,
             (Access::Read, false) => Some(false),
             (Access::Write, true) => Some(true),
             _ => None,
@@ -120,4 +131,9 @@ pub(crate) fn find(cdb: &[u8]) -> Option<&'static Entry> {
 /// Whether any entry has this operation code.
 pub(crate) fn known_opcode(opcode: u8) -> bool {
     !INDEX[usize::from(opcode)].is_empty()
+}
+
+/// What the standards call the command of a CDB.
+pub fn command_name(cdb: &[u8]) -> Option<&'static str> {
+    find(cdb).map(|e| e.name)
 }

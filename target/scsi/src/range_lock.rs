@@ -138,6 +138,12 @@ impl RangeLock {
         }
     }
 
+    /// Whether nothing is held and nobody waits.
+    #[cfg(test)]
+    pub(crate) fn is_free(&self) -> bool {
+        self.lock().slots.iter().all(Option::is_none)
+    }
+
     /// Whether the ticket is held by now.
     pub(crate) fn granted(&self, ticket: Ticket) -> bool {
         let t = self.lock();

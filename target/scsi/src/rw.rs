@@ -132,17 +132,34 @@ fn is_six(cdb: &[u8]) -> bool {
     u8_at(cdb, 0) < 0x20
 }
 
-/// Cuts the write data to `len` bytes. Fewer than that is refused, and nothing is written: blocks that were not
-/// sent cannot be (FCP-4 9.4.2 case b, which RFC 7143 11.4.5.1 follows).
-pub(crate) fn take_data(call: &mut Call<'_>, len: u64) -> Result<Bufs, Refusal> {
+fn sent(call: &Call<'_>) -> u64 {
+    call.command.data_out.iter().map(|b| b.len() as u64).sum()
+}
+
+/// The write data, at most `len` bytes of it. Where the initiator sent fewer, those blocks are taken that are whole, and
+/// the residual tells of the rest (FCP-4 9.4.2 case a, RFC 7143 11.4.5.1); a part of a block is refused (case b).
+pub(crate) fn take_blocks(call: &mut Call<'_>, len: u64) -> Result<Bufs, Refusal> {
     call.transfer_len = Some(len);
-    let sent: u64 = call.command.data_out.iter().map(|b| b.len() as u64).sum();
-    if sent < len {
+    if sent(call) < len && !sent(call).is_multiple_of(1 << call.unit().shift) {
         return Err(Sense::illegal(Asc::INVALID_FIELD_IN_INFORMATION_UNIT).into());
     }
     let mut bufs = std::mem::take(&mut call.command.data_out);
     cut(&mut bufs, len);
     Ok(bufs)
+}
+
+/// Exactly `len` bytes of write data; a command that cannot be done in part is refused with any other number.
+pub(crate) fn take_exactly(call: &mut Call<'_>, len: u64) -> Result<Bufs, Refusal> {
+    call.transfer_len = Some(len);
+    if sent(call) != len {
+        return Err(Sense::illegal(Asc::INVALID_FIELD_IN_INFORMATION_UNIT).into());
+    }
+    Ok(std::mem::take(&mut call.command.data_out))
+}
+
+/// Bytes in all.
+pub(crate) fn total(bufs: &Bufs) -> u64 {
+    bufs.iter().map(|b| b.len() as u64).sum()
 }
 
 /// Keeps the first `len` bytes.
@@ -193,12 +210,13 @@ fn read(call: &mut Call<'_>) -> Result<Outcome, Refusal> {
 
 fn write(call: &mut Call<'_>) -> Result<Outcome, Refusal> {
     let span = begin(call)?;
-    let range = span.bytes(call.unit());
+    let mut range = span.bytes(call.unit());
     let fua = asks_fua(call.cdb());
-    let bufs = take_data(call, range.end - range.start)?;
+    let bufs = take_blocks(call, range.end - range.start)?;
     if bufs.is_empty() {
-        return Ok(Outcome::Good);
+        return Ok(Outcome::Done(call.good()));
     }
+    range.end = range.start + total(&bufs);
     Ok(Outcome::Transfer(Transfer { range, kind: Kind::Write { bufs, fua } }))
 }
 
@@ -242,13 +260,7 @@ impl Transfer {
                 Input::Woken if !call.holds() => Ok(Step::Wait),
                 Input::Io { result, .. } => {
                     result.map_err(|e| Sense::from_io(&e, true, call.unit().shift))?;
-                    let transfer_len = self.range.end - self.range.start;
-                    Ok(Step::Done(Reply {
-                        status: Status::Good,
-                        sense: None,
-                        data_in: DataIn::None,
-                        transfer_len,
-                    }))
+                    Ok(Step::Done(call.good()))
                 }
                 _ => {
                     let bufs = std::mem::take(bufs);

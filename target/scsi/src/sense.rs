@@ -24,12 +24,9 @@ pub(crate) enum Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Asc(pub(crate) u16);
 
-#[allow(missing_docs)]
 impl Asc {
     pub(crate) const NONE: Asc = Asc(0x0000);
-    pub(crate) const OPERATION_IN_PROGRESS: Asc = Asc(0x0016);
-    pub(crate) const NOT_READY_START_REQUIRED: Asc = Asc(0x0402);
-    pub(crate) const NOT_READY_OPERATION_IN_PROGRESS: Asc = Asc(0x0407);
+    pub(crate) const NOT_READY_FORMAT: Asc = Asc(0x0404);
     pub(crate) const NOT_ACCESSIBLE_TRANSITION: Asc = Asc(0x040a);
     pub(crate) const NOT_ACCESSIBLE_STANDBY: Asc = Asc(0x040b);
     pub(crate) const NOT_ACCESSIBLE_UNAVAILABLE: Asc = Asc(0x040c);
@@ -55,21 +52,18 @@ impl Asc {
     pub(crate) const POWER_ON: Asc = Asc(0x2901);
     pub(crate) const TARGET_RESET: Asc = Asc(0x2902);
     pub(crate) const UNIT_RESET: Asc = Asc(0x2903);
-    pub(crate) const NEXUS_LOSS: Asc = Asc(0x2907);
     pub(crate) const MODE_PARAMETERS_CHANGED: Asc = Asc(0x2a01);
-    pub(crate) const RESERVATIONS_PREEMPTED: Asc = Asc(0x2a03);
-    pub(crate) const RESERVATIONS_RELEASED: Asc = Asc(0x2a04);
-    pub(crate) const REGISTRATIONS_PREEMPTED: Asc = Asc(0x2a05);
     pub(crate) const ALUA_STATE_CHANGED: Asc = Asc(0x2a06);
     pub(crate) const CAPACITY_CHANGED: Asc = Asc(0x2a09);
     pub(crate) const COMMANDS_CLEARED: Asc = Asc(0x2f00);
+    pub(crate) const FORMAT_CORRUPTED: Asc = Asc(0x3100);
+    pub(crate) const SANITIZE_FAILED: Asc = Asc(0x3103);
     pub(crate) const MEDIUM_NOT_PRESENT: Asc = Asc(0x3a00);
     pub(crate) const SAVING_NOT_SUPPORTED: Asc = Asc(0x3900);
     pub(crate) const INQUIRY_DATA_CHANGED: Asc = Asc(0x3f03);
     pub(crate) const LUNS_DATA_CHANGED: Asc = Asc(0x3f0e);
     pub(crate) const REMOVAL_PREVENTED: Asc = Asc(0x5302);
     pub(crate) const INSUFFICIENT_REGISTRATION_RESOURCES: Asc = Asc(0x5504);
-    pub(crate) const INSUFFICIENT_RESOURCES: Asc = Asc(0x5503);
 }
 
 /// Sense data before they are bytes.
@@ -83,11 +77,13 @@ pub(crate) struct Sense {
     pub(crate) command_specific: Option<u32>,
     /// SENSE KEY SPECIFIC, with its SKSV bit.
     pub(crate) specific: Option<[u8; 3]>,
+    /// It tells of an earlier command that had its status already (SPC-4 4.5.7).
+    pub(crate) deferred: bool,
 }
 
 impl Sense {
     pub(crate) const fn new(key: Key, asc: Asc) -> Self {
-        Sense { key, asc, information: None, command_specific: None, specific: None }
+        Sense { key, asc, information: None, command_specific: None, specific: None, deferred: false }
     }
 
     pub(crate) const fn illegal(asc: Asc) -> Self {
@@ -161,7 +157,7 @@ impl Sense {
 
     fn descriptor_format(self) -> Vec<u8> {
         let [asc, ascq] = self.asc.0.to_be_bytes();
-        let mut b = vec![0x72, self.key as u8, asc, ascq, 0, 0, 0, 0];
+        let mut b = vec![0x72 | u8::from(self.deferred), self.key as u8, asc, ascq, 0, 0, 0, 0];
         if let Some(information) = self.information {
             b.extend_from_slice(&[0x00, 0x0a, 0x80, 0]);
             b.extend_from_slice(&information.to_be_bytes());
@@ -181,7 +177,7 @@ impl Sense {
 
     fn fixed_format(self) -> Vec<u8> {
         let mut b = vec![0; 18];
-        b[0] = 0x70;
+        b[0] = 0x70 | u8::from(self.deferred);
         // INFORMATION has four bytes here; what does not fit is not valid (SPC-4 4.5.3).
         if let Some(Ok(information)) = self.information.map(u32::try_from) {
             b[0] |= 0x80;

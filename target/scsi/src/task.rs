@@ -18,7 +18,7 @@ use crate::opcodes::{self, Entry};
 use crate::range_lock::{Range, Ticket};
 use crate::rw::Transfer;
 use crate::sense::{Asc, Key, Refusal, Sense};
-use crate::{Command, DataIn, Input, LogicalUnit, LuKind, Reply, Status, Step, StepContext};
+use crate::{Command, DataIn, Input, LogicalUnit, Reply, Status, Step, StepContext};
 
 /// Carries a command out, or says what to step.
 pub(crate) type Handler = fn(&mut Call<'_>) -> Result<Outcome, Refusal>;
@@ -72,6 +72,14 @@ impl Call<'_> {
         self.held.is_some_and(|t| self.at.unit.ranges.granted(t))
     }
 
+    /// GOOD with parameter data, cut to the allocation length (SPC-4 4.2.5.6) and to what the initiator takes.
+    pub(crate) fn data(&self, mut bytes: Vec<u8>, allocation_len: u32) -> Reply {
+        bytes.truncate(allocation_len as usize);
+        let transfer_len = bytes.len() as u64;
+        bytes.truncate(self.command.expected_in as usize);
+        Reply { status: Status::Good, sense: None, data_in: DataIn::Bytes(bytes), transfer_len }
+    }
+
     /// GOOD without data. What the command takes counts as transferred.
     pub(crate) fn good(&self) -> Reply {
         let transfer_len = self.transfer_len.unwrap_or(0);
@@ -121,6 +129,11 @@ pub(crate) enum Outcome {
 pub(crate) trait Job {
     /// The next step. An error ends the task with its status.
     fn step(&mut self, call: &mut Call<'_>, input: Input) -> Result<Step, Refusal>;
+
+    /// Whether the work goes on when its command is aborted.
+    fn outlives_abort(&self) -> bool {
+        false
+    }
 }
 
 /// Commands that concern the target and not one unit.
@@ -188,6 +201,12 @@ impl Task {
         let result = advance(&mut self.stage, &mut call, input);
         self.transfer_len = call.transfer_len;
         self.settle(result)
+    }
+
+    /// Whether the task must be stepped on although its command was aborted, its session ended or its unit was reset
+    /// (SBC-3 4.11: a sanitize operation goes on). Its reply then goes nowhere.
+    pub fn outlives_abort(&self) -> bool {
+        matches!(&self.stage, Stage::Job(job) if job.outlives_abort())
     }
 
     fn settle(&mut self, result: Result<Step, Refusal>) -> Step {
@@ -261,7 +280,7 @@ fn begin(call: &mut Call<'_>) -> Result<Begun, Refusal> {
         }
     }
     admit(call, entry)?;
-    let Some(entry) = entry else { return Err(unknown(&call.command.cdb)) };
+    let Some(entry) = entry else { return Err(unknown(call.command.cdb.first().copied())) };
     check_cdb(entry, &call.command.cdb)?;
     Ok(Begun::Outcome((entry.handler)(call)?))
 }
@@ -291,12 +310,22 @@ fn admit(call: &mut Call<'_>, entry: Option<&Entry>) -> Result<(), Refusal> {
         return Err(Refusal::Status(Status::ReservationConflict));
     }
     let Some(entry) = entry else { return Ok(()) };
-    if unit.kind == LuKind::Controller && !entry.needs.any_kind {
-        return Err(Sense::illegal(Asc::INVALID_OPERATION_CODE).into());
+    if !entry.exists(unit.kind, state.config.thin) {
+        return Err(unknown(entry.service_action.map(|_| entry.opcode)));
+    }
+    let deferred = state
+        .nexuses
+        .get_mut(&call.at.nexus.id)
+        .and_then(|n| n.deferred.take_if(|_| !needs.ignores_attention));
+    if let Some(sense) = deferred {
+        return Err(sense.into());
     }
     state.alua.state(call.at.nexus.target.portal_group).admit(call.cdb())?;
     if needs.medium {
-        state.ready()?;
+        state.loaded()?;
+    }
+    if !needs.during_sanitize {
+        state.activity.refusal()?;
     }
     if needs.writable {
         state.writable(unit.features.read_only)?;
@@ -307,10 +336,10 @@ fn admit(call: &mut Call<'_>, entry: Option<&Entry>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The refusal for a CDB that no entry has.
-fn unknown(cdb: &[u8]) -> Refusal {
-    match cdb.first() {
-        Some(&opcode) if opcodes::known_opcode(opcode) => Sense::field_bit(1, 4).into(),
+/// The refusal of a command that there is not. `known` is its operation code where that has other service actions.
+fn unknown(known: Option<u8>) -> Refusal {
+    match known {
+        Some(opcode) if opcodes::known_opcode(opcode) => Sense::field_bit(1, 4).into(),
         _ => Sense::illegal(Asc::INVALID_OPERATION_CODE).into(),
     }
 }
@@ -321,8 +350,8 @@ fn check_cdb(entry: &Entry, cdb: &[u8]) -> Result<(), Sense> {
     if cdb.len() < n {
         return Err(Sense::field(cdb.len()));
     }
-    for at in 1..n - 1 {
-        let extra = cdb[at] & !entry.usage[at];
+    for (at, (byte, used)) in cdb.iter().zip(entry.usage).enumerate().take(n - 1).skip(1) {
+        let extra = byte & !used;
         if extra != 0 {
             return Err(Sense::field_bit(at, extra.ilog2() as u8));
         }
@@ -335,12 +364,7 @@ fn check_cdb(entry: &Entry, cdb: &[u8]) -> Result<(), Sense> {
 
 fn finish(outcome: Outcome, call: &Call<'_>) -> Reply {
     match outcome {
-        Outcome::Data { mut bytes, allocation_len } => {
-            bytes.truncate(allocation_len as usize);
-            let transfer_len = bytes.len() as u64;
-            bytes.truncate(call.command.expected_in as usize);
-            Reply { status: Status::Good, sense: None, data_in: DataIn::Bytes(bytes), transfer_len }
-        }
+        Outcome::Data { bytes, allocation_len } => call.data(bytes, allocation_len),
         Outcome::Done(reply) => reply,
         Outcome::Good | Outcome::Transfer(_) | Outcome::Job(_) => call.good(),
     }

@@ -15,8 +15,9 @@ use crate::attention::Attentions;
 use crate::copy::Copies;
 use crate::range_lock::RangeLock;
 use crate::reservation::Reservations;
+use crate::sanitize::Activity;
 use crate::sense::{Asc, Key, Refusal, Sense};
-use crate::{LuChange, LuConfig, LuKind, Nexus, NexusId, Waker};
+use crate::{LuChange, LuConfig, LuKind, NexusId, Waker};
 
 /// A logical unit, shared by all threads.
 #[derive(Debug)]
@@ -53,10 +54,11 @@ impl std::fmt::Debug for Waiters {
 /// What a unit remembers of one nexus.
 #[derive(Debug)]
 pub(crate) struct NexusEntry {
-    pub(crate) nexus: Nexus,
     pub(crate) attentions: Attentions,
     /// PREVENT ALLOW MEDIUM REMOVAL by this nexus (SPC-4 6.15).
     pub(crate) prevents_removal: bool,
+    /// An error of a command that had its status before.
+    pub(crate) deferred: Option<Sense>,
 }
 
 /// What changes.
@@ -72,6 +74,8 @@ pub(crate) struct State {
     pub(crate) copies: Copies,
     /// The medium was ejected.
     pub(crate) ejected: bool,
+    /// Work on the whole unit.
+    pub(crate) activity: Activity,
 }
 
 impl State {
@@ -91,8 +95,14 @@ impl State {
         }
     }
 
-    /// Whether the medium can be used.
+    /// Whether the medium can be used now.
     pub(crate) fn ready(&self) -> Result<(), Sense> {
+        self.loaded()?;
+        self.activity.refusal()
+    }
+
+    /// Whether the medium is there.
+    pub(crate) fn loaded(&self) -> Result<(), Sense> {
         if !self.config.online {
             return Err(Sense::new(Key::NotReady, Asc::NOT_READY_OFFLINE));
         }
@@ -147,6 +157,7 @@ impl LogicalUnit {
                 alua: Alua::default(),
                 copies: Copies::default(),
                 ejected: false,
+                activity: Activity::Idle,
             }),
         })
     }
@@ -222,6 +233,20 @@ impl LogicalUnit {
         Ok(self.lock().ready()?)
     }
 
+    /// Tells a nexus with its next command of an error that came after a status.
+    pub(crate) fn defer(&self, nexus: NexusId, sense: Sense) {
+        if let Some(entry) = self.lock().nexuses.get_mut(&nexus) {
+            entry.deferred = Some(Sense { deferred: true, ..sense });
+        }
+        self.moved();
+    }
+
+    /// Marks the time in which an atomic write is under way: reads that overlap with it in time are done again.
+    pub(crate) fn atomic_write(self: &Arc<Self>) -> AtomicWrite {
+        self.atomic_begun.fetch_add(1, Ordering::SeqCst);
+        AtomicWrite(Arc::clone(self))
+    }
+
     /// Atomic writes that began.
     #[inline]
     pub(crate) fn atomic_begun(&self) -> u64 {
@@ -254,5 +279,15 @@ impl LogicalUnit {
     /// Whether sense data are in the descriptor format.
     pub(crate) fn descriptor_sense(&self) -> bool {
         self.lock().config.descriptor_sense
+    }
+}
+
+/// An atomic write is under way.
+#[derive(Debug)]
+pub(crate) struct AtomicWrite(Arc<LogicalUnit>);
+
+impl Drop for AtomicWrite {
+    fn drop(&mut self) {
+        self.0.atomic_ended.fetch_add(1, Ordering::SeqCst);
     }
 }

@@ -367,6 +367,12 @@ impl Worker {
             // It ended a moment ago, and the machine knows.
             return;
         };
+        if running.task.as_ref().is_some_and(Task::outlives_abort) {
+            // A sanitize operation goes on without its command.
+            running.id = None;
+            with_machine!(self, task_aborted, id);
+            return;
+        }
         running.aborted = true;
         if !running.busy {
             self.finish_aborted(key);

@@ -9,6 +9,9 @@ use crate::cdb::{Builder, be32, u8_at};
 use crate::sense::{Asc, Refusal, Sense};
 use crate::task::{Call, Outcome};
 
+const OPERATION_IN_PROGRESS: Asc = Asc(0x0016);
+const INSUFFICIENT_RESOURCES: Asc = Asc(0x5503);
+
 /// Names a record for the job that makes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordId(u64);
@@ -50,10 +53,10 @@ impl Copies {
     ) -> Result<RecordId, Sense> {
         let same = |r: &Record| list_id.is_some() && r.nexus == nexus && r.list_id == list_id;
         if self.records.iter().any(|r| same(r) && r.end == End::Running) {
-            return Err(Sense::illegal(Asc::OPERATION_IN_PROGRESS));
+            return Err(Sense::illegal(OPERATION_IN_PROGRESS));
         }
         if self.records.iter().filter(|r| r.end == End::Running).count() >= RUNNING_MAX {
-            return Err(Sense::illegal(Asc::INSUFFICIENT_RESOURCES));
+            return Err(Sense::illegal(INSUFFICIENT_RESOURCES));
         }
         self.records.retain(|r| !same(r));
         if self.records.len() >= HELD_MAX
@@ -202,7 +205,7 @@ mod tests {
     fn identifiers_are_unique_while_they_run_and_records_are_bounded() {
         let mut c = Copies::default();
         let a = c.begin(NexusId(1), Some(7), false).unwrap();
-        assert_eq!(c.begin(NexusId(1), Some(7), false).unwrap_err().asc, Asc::OPERATION_IN_PROGRESS);
+        assert_eq!(c.begin(NexusId(1), Some(7), false).unwrap_err().asc, OPERATION_IN_PROGRESS);
         let b = c.begin(NexusId(2), Some(7), false).unwrap();
         c.end(a, None);
         let again = c.begin(NexusId(1), Some(7), false).unwrap();
@@ -221,7 +224,7 @@ mod tests {
         for _ in 1..RUNNING_MAX {
             c.begin(NexusId(1), None, true).unwrap();
         }
-        assert_eq!(c.begin(NexusId(1), None, true).unwrap_err().asc, Asc::INSUFFICIENT_RESOURCES);
+        assert_eq!(c.begin(NexusId(1), None, true).unwrap_err().asc, INSUFFICIENT_RESOURCES);
         c.reset();
         assert_eq!(c.records.len(), RUNNING_MAX);
     }

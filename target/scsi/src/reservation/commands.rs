@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Effect, Image, Refusal as Refused, TransportId};
 use crate::cdb::{be16, be32};
 use crate::opcodes::{Access, Entry, Needs, UNIT};
+use crate::sanitize::Interrupted;
 use crate::sense::{Asc, Key, Refusal, Sense};
 use crate::task::{Call, Job, Outcome};
 use crate::unit::State;
@@ -164,20 +165,30 @@ impl Job for Settle {
 #[serde(deny_unknown_fields)]
 struct Durable {
     persistent_reservations: Option<Image>,
+    /// A sanitize or format operation that has not ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    interrupted: Option<Interrupted>,
 }
 
 impl LogicalUnit {
     /// What must be on the medium before [`crate::Input::Persisted`]: persistent reservations, where APTPL is set. Whoever
     /// writes it writes the states in the order in which they were taken.
     pub fn durable_state(&self) -> Vec<u8> {
-        let image = self.lock().reservations.image();
-        serde_json::to_vec(&Durable { persistent_reservations: image }).unwrap_or_default()
+        let state = self.lock();
+        let (image, interrupted) = (state.reservations.image(), state.activity.interrupted());
+        drop(state);
+        // Texts, numbers and lists: there is nothing in it that serde_json refuses.
+        serde_json::to_vec(&Durable { persistent_reservations: image, interrupted }).unwrap_or_default()
     }
 
     /// Takes over what [`LogicalUnit::durable_state`] gave, before the first command.
     pub fn restore(&self, bytes: &[u8]) -> Result<(), ConfigError> {
         let durable: Durable = serde_json::from_slice(bytes)
             .map_err(|e| ConfigError::State(format!("not a unit's state: {e}")))?;
+        if let Some(interrupted) = durable.interrupted {
+            self.lock().activity = interrupted.into();
+            self.moved();
+        }
         if let Some(image) = durable.persistent_reservations {
             self.lock().reservations.restore(&image).map_err(|e| ConfigError::State(e.to_string()))?;
             self.moved();

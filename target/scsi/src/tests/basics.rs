@@ -73,11 +73,18 @@ fn residuals() {
         assert_eq!((a.transfer_len, a.data.len()), (1024, got));
         a.good();
     }
-    // Sent less than the CDB says: nothing is written. Sent more: the rest is ignored.
-    let a = rig.run(&mut at, &cdb10(0x2a, 0, 0, 2), &[9; 512], 0);
+    // Sent a part of a block: nothing is written. Sent fewer blocks, or more: those that were asked for and sent.
+    let a = rig.run(&mut at, &cdb10(0x2a, 0, 0, 2), &[9; 700], 0);
     a.sense_is(5, 0x0e03);
     assert_eq!(a.transfer_len, 1024);
     assert_eq!(rig.peek(0, 1024), vec![0; 1024]);
+    let a = rig.run(&mut at, &cdb10(0x2a, 0, 4, 2), &[8; 512], 0);
+    assert_eq!(a.transfer_len, 1024);
+    a.good();
+    assert_eq!(rig.peek(4 * 512, 1024), [vec![8; 512], vec![0; 512]].concat());
+    let a = rig.run(&mut at, &cdb10(0x2a, 0, 0, 2), b"", 0);
+    assert_eq!(a.transfer_len, 1024);
+    a.good();
     let a = rig.run(&mut at, &cdb10(0x2a, 0, 0, 1), &[9; 1000], 0);
     assert_eq!(a.transfer_len, 512);
     a.good();

@@ -15,6 +15,8 @@ use crate::*;
 
 mod basics;
 mod copy;
+mod hostile;
+mod media;
 mod reserve;
 
 /// The LUNs of the test target.
@@ -141,6 +143,13 @@ impl Rig {
         if let Some(entry) = self.unit.lock().nexuses.get_mut(&NexusId(n)) {
             entry.attentions.take();
         }
+        at
+    }
+
+    /// A nexus of a unit that may not be ready.
+    pub(crate) fn attach_anyhow(&self, n: u64) -> ItNexusLun {
+        let mut at = self.unit.attach(&nexus(n));
+        self.run(&mut at, &[3, 0, 0, 0, 18, 0], b"", 18).good();
         at
     }
 
