@@ -596,6 +596,8 @@ impl Initiator {
             let number =
                 || value.parse::<u32>().map_err(|_| Failure(format!("{pair:?} in a login response")));
             match key {
+                // RFC 7143 6.2: the key does not matter for what was agreed on before (13.14: no unsolicited data).
+                _ if value == "Irrelevant" => {}
                 "HeaderDigest" => agreed.header_digest = value == "CRC32C",
                 "DataDigest" => agreed.data_digest = value == "CRC32C",
                 "InitialR2T" => agreed.initial_r2t = value == "Yes",
@@ -608,6 +610,9 @@ impl Initiator {
         }
         if transit != Some(LoginStage::FullFeature) {
             fail!("the login does not end after one exchange: {text:?}");
+        }
+        if agreed.initial_r2t && !agreed.immediate {
+            agreed.first_burst = 0;
         }
         if agreed.first_burst > agreed.max_burst || agreed.max_burst > self.offer.max_burst {
             fail!(
@@ -755,7 +760,7 @@ impl Initiator {
         };
         let over: Vec<u32> = match (m.function, response) {
             // Function Complete and Task Does Not Exist: no response will come any more (RFC 7143 11.6.1).
-            (TmfFunction::AbortTask, TmfResponse::Complete | TmfResponse::TaskDoesNotExist) => {
+            (TmfFunction::AbortTask, TmfResponse::Complete | TmfResponse::NoTask) => {
                 m.reference.into_iter().filter(|r| self.tasks.contains_key(r)).collect()
             }
             (TmfFunction::TargetWarmReset, TmfResponse::Complete) => self.tasks.keys().copied().collect(),

@@ -13,14 +13,15 @@ use std::time::Duration;
 use base::random::SeededRandom;
 use base::{Entropy, Mono};
 use block::{BlockDevice, Channel, ChannelContext, Complete, FaultDevice, Op, Pool, Request};
+use iscsi::params::Settings;
 use scsi::{
     Command, Input, Inventory, IoOp, ItNexusLun, LogicalUnit, LuConfig, Nexus, NexusId, Reply, ResetKind,
     Step, StepContext, Task, Victims,
 };
 use target_session::{
     Action, AuthPolicy, CloseHow, ConnId, Cx, Directory, LoginRefusal, Machine, MachineConfig, PeerInfo,
-    RxBatch, SessionId, SessionKey, SessionPlace, SessionSlot, TargetListing, TargetLogin, TargetParams,
-    TaskId, TmfFunction, TmfId, TmfResponse, TxBatch, Who,
+    RxBatch, SessionId, SessionKey, SessionPlace, SessionSlot, TargetListing, TargetLogin, TaskId,
+    TmfFunction, TmfId, TmfResponse, TxBatch, Who,
 };
 
 use crate::net::{LinkId, Net, Side};
@@ -85,7 +86,7 @@ impl Mutation {
 #[derive(Clone, Debug)]
 pub struct TargetConfig {
     /// What it negotiates.
-    pub params: TargetParams,
+    pub params: Settings,
     /// Seconds between signs of life; 0: none.
     pub nop_interval: u32,
     /// Bytes of a logical block.
@@ -119,7 +120,7 @@ impl Directory for SimDirectory {
             name: TARGET.to_owned(),
             alias: String::new(),
             auth: AuthPolicy::default(),
-            params: self.config.params,
+            params: self.config.params.clone(),
             nop_interval: self.config.nop_interval,
             nop_count: 3,
             max_queue_cmd: base::limits::COMMANDS_PER_SESSION_MAX,

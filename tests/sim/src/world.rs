@@ -9,8 +9,8 @@ use base::random::SeededRandom;
 use base::{Entropy, Mono};
 use block::fault::{Effect, Fault, FaultConfig, FaultId, InFlight, Latency, On, Timing};
 use block::{FaultDevice, IoErrorKind};
+use iscsi::params::Settings;
 use iscsi::pdu::TmfFunction;
-use target_session::TargetParams;
 
 use crate::initiator::{Initiator, Told};
 use crate::judge::{BLOCK, Judge, Verdict};
@@ -99,18 +99,15 @@ impl World {
             FaultDevice::new(config)
         };
         let disks: Vec<FaultDevice> = (0..scenario.units).map(disk).collect();
-        let params = TargetParams {
-            max_recv_data_segment: 512 << random.below(8),
-            max_outstanding_r2t: 1 + random.below(4) as u32,
-            ..TargetParams::default()
-        };
+        let mut params = Settings { max_recv_len: 512 << random.below(8), ..Settings::default() };
+        params.session.max_outstanding_r2t = 1 + random.below(4) as u16;
         let nop_interval = random.below(6) as u32;
         let config = TargetConfig { params, nop_interval, block_bytes: BLOCK as u32, mutation };
         let target = Target::start(Mono::ZERO, &config, &disks, Vec::new(), seed)?;
         let mut world = World {
             scenario: *scenario,
             now: Mono::ZERO,
-            trace: Trace { verbose, ..Trace::default() },
+            trace: Trace::new(verbose),
             net: Net::new(NetConfig::default(), seed),
             disks,
             config,
