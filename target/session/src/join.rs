@@ -207,14 +207,14 @@ impl Machine {
         let Some(login) = self.conns.get(id).and_then(|c| c.login.as_ref()) else { return Ok(None) };
         let (key, target) = (login.key.clone(), login.target.clone());
         let mut tsih = [0; 2];
-        if let (Kind::Normal, Some(key)) = (kind, &key) {
-            if let Some(&old) = self.by_key.get(key) {
-                if let Some(s) = self.sessions.get_mut(old) {
-                    s.successors.push(id);
-                }
-                self.replace_session(cx, old);
-                return Ok(None);
+        if let (Kind::Normal, Some(key)) = (kind, &key)
+            && let Some(&old) = self.by_key.get(key)
+        {
+            if let Some(s) = self.sessions.get_mut(old) {
+                s.successors.push(id);
             }
+            self.replace_session(cx, old);
+            return Ok(None);
         }
         if self.sessions.len() >= self.config.sessions_max {
             return Err((LoginStatus::OutOfResources, "too many sessions".into()));

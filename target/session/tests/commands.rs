@@ -1,5 +1,7 @@
 //! Reads, writes, their data flows and residuals.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 use common::*;
 
