@@ -329,6 +329,11 @@ impl Target {
         self.machine.sessions().count()
     }
 
+    /// Connections that are open.
+    pub fn connections(&self) -> usize {
+        self.conns.len()
+    }
+
     /// Bytes of buffers that are out.
     pub fn used_bytes(&self) -> usize {
         self.pool.used_bytes()

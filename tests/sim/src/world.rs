@@ -154,7 +154,9 @@ impl World {
         self.initiators.iter_mut().for_each(Initiator::leave);
         self.until(limit, "logouts do not end", |w| w.initiators.iter().all(Initiator::is_gone))?;
         let over = self.now + Duration::from_secs(40);
-        self.until(over, "sessions do not end", |w| w.target.as_ref().is_some_and(|t| t.sessions() == 0))?;
+        self.until(over, "sessions and connections do not end", |w| {
+            w.target.as_ref().is_some_and(|t| t.sessions() + t.connections() == 0)
+        })?;
         let Some(target) = &self.target else { fail!("the target does not live in peace") };
         if target.tasks() > 0 || target.used_bytes() > 0 {
             fail!(
