@@ -179,7 +179,8 @@ impl Machine {
             (SessionType::Normal, Some(session)) => self.join(cx, id, session),
         };
         match result {
-            Ok(None) => self.login_waits(id),
+            // It waits, or it went on already: what had to go was gone at once.
+            Ok(None) => {}
             Ok(Some(session)) => self.enter_full_feature(cx, id, session),
             Err((status, why)) => self.refuse(cx, id, status, &why),
         }
@@ -213,6 +214,7 @@ impl Machine {
             if let Some(s) = self.sessions.get_mut(old) {
                 s.successors.push(id);
             }
+            self.login_waits(id);
             self.replace_session(cx, old);
             return Ok(None);
         }
