@@ -316,7 +316,8 @@ impl Worker {
                 tracing::error!("a reservation's end got lost: the reactor's mailbox is full");
             }
         };
-        self.shared.writer.write(&unit.state_name, unit.lu.durable_state(), Box::new(done));
+        let lu = Arc::clone(&unit.lu);
+        self.shared.writer.write(&unit.state_name, Box::new(move || lu.durable_state()), Box::new(done));
     }
 
     fn abort_for(&mut self, key: usize, victims: &Victims) {
