@@ -54,8 +54,6 @@ pub struct NetConfig {
     pub piece_max: u64,
     /// Bytes that one direction carries at a time; more are not taken.
     pub window: usize,
-    /// One piece in so many towards the callee has a bit flipped; 0: none.
-    pub flip_one_in: u64,
 }
 
 impl Default for NetConfig {
@@ -67,7 +65,6 @@ impl Default for NetConfig {
             slow: Duration::from_millis(200),
             piece_max: 6000,
             window: 64 * 1024,
-            flip_one_in: 0,
         }
     }
 }
@@ -85,6 +82,8 @@ struct Pipe {
 struct Link {
     /// By the side that they lead to.
     to: [Pipe; 2],
+    /// One piece in so many towards the callee has a bit flipped; 0: none.
+    flip_one_in: u64,
     flipped: bool,
 }
 
@@ -131,7 +130,7 @@ impl Net {
             let len = (1 + random.below(config.piece_max)).min(rest.len() as u64) as usize;
             let mut piece = rest[..len].to_vec();
             rest = &rest[len..];
-            if from == Side::Caller && config.flip_one_in > 0 && random.below(config.flip_one_in) == 0 {
+            if from == Side::Caller && l.flip_one_in > 0 && random.below(l.flip_one_in) == 0 {
                 let bit = random.below(len as u64 * 8) as usize;
                 piece[bit / 8] ^= 1 << (bit % 8);
                 l.flipped = true;
@@ -142,6 +141,18 @@ impl Net {
             pipe.pieces.push_back((at, Arrival::Bytes(piece)));
         }
         n
+    }
+
+    /// From now on one piece in so many towards the callee has a bit flipped; 0: none.
+    pub fn flip(&mut self, link: LinkId, one_in: u64) {
+        if let Some(l) = self.links.get_mut(&link) {
+            l.flip_one_in = one_in;
+        }
+    }
+
+    /// No link flips bits any more.
+    pub fn flip_none(&mut self) {
+        self.links.values_mut().for_each(|l| l.flip_one_in = 0);
     }
 
     /// Whether a bit was flipped on the link.

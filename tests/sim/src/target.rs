@@ -13,14 +13,15 @@ use std::time::Duration;
 use base::random::SeededRandom;
 use base::{Entropy, Mono};
 use block::{BlockDevice, Channel, ChannelContext, Complete, FaultDevice, Op, Pool, Request};
+use iscsi::params::Settings;
 use scsi::{
-    Command, Input, Inventory, IoOp, ItNexusLun, LogicalUnit, LuConfig, Nexus, NexusId, Reply, ResetKind, Step,
-    StepContext, Task, Victims,
+    Command, Input, Inventory, IoOp, ItNexusLun, LogicalUnit, LuConfig, Nexus, NexusId, Reply, ResetKind,
+    Step, StepContext, Task, Victims,
 };
 use target_session::{
-    Action, AuthPolicy, CloseHow, ConnId, Cx, Directory, LoginRefusal, Machine, MachineConfig, PeerInfo, RxBatch,
-    SessionId, SessionKey, SessionPlace, SessionSlot, TargetListing, TargetLogin, TargetParams, TaskId, TmfFunction,
-    TmfId, TmfResponse, TxBatch, Who,
+    Action, AuthPolicy, CloseHow, ConnId, Cx, Directory, LoginRefusal, Machine, MachineConfig, PeerInfo,
+    RxBatch, SessionId, SessionKey, SessionPlace, SessionSlot, TargetListing, TargetLogin, TaskId,
+    TmfFunction, TmfId, TmfResponse, TxBatch, Who,
 };
 
 use crate::net::{LinkId, Net, Side};
@@ -56,7 +57,7 @@ pub enum Mutation {
     AbortTooEarly,
     /// Data of a read are swapped with those of an earlier one.
     WrongBuffer,
-    /// Buffers are never given back.
+    /// Buffers are not given back now and then.
     LeakBuffers,
     /// The wake-up of a task, or the end of its operation, is forgotten now and then.
     LoseWakeup,
@@ -85,7 +86,7 @@ impl Mutation {
 #[derive(Clone, Debug)]
 pub struct TargetConfig {
     /// What it negotiates.
-    pub params: TargetParams,
+    pub params: Settings,
     /// Seconds between signs of life; 0: none.
     pub nop_interval: u32,
     /// Bytes of a logical block.
@@ -119,7 +120,7 @@ impl Directory for SimDirectory {
             name: TARGET.to_owned(),
             alias: String::new(),
             auth: AuthPolicy::default(),
-            params: self.config.params,
+            params: self.config.params.clone(),
             nop_interval: self.config.nop_interval,
             nop_count: 3,
             max_queue_cmd: base::limits::COMMANDS_PER_SESSION_MAX,
@@ -309,8 +310,6 @@ impl Target {
 
     /// The node dies here and now; what its own disk kept survives.
     pub fn kill(mut self) -> Vec<Vec<u8>> {
-        self.units.clear();
-        self.context.completions.abandon();
         std::mem::take(&mut self.durable)
     }
 
@@ -328,6 +327,11 @@ impl Target {
     /// Sessions that the machine has.
     pub fn sessions(&self) -> usize {
         self.machine.sessions().count()
+    }
+
+    /// Connections that are open.
+    pub fn connections(&self) -> usize {
+        self.conns.len()
     }
 
     /// Bytes of buffers that are out.
@@ -396,7 +400,8 @@ impl Target {
             }
         }
         let limit = self.sessions.len().max(1)
-            * (base::limits::COMMANDS_PER_SESSION_MAX + base::limits::IMMEDIATE_COMMANDS_PER_SESSION_MAX) as usize;
+            * (base::limits::COMMANDS_PER_SESSION_MAX + base::limits::IMMEDIATE_COMMANDS_PER_SESSION_MAX)
+                as usize;
         if self.tasks.len() > limit {
             crate::fail!("{} tasks of {} sessions", self.tasks.len(), self.sessions.len());
         }
@@ -407,7 +412,11 @@ impl Target {
         let mut any = self.context.completions.run() > 0;
         let finished = std::mem::take(&mut *self.finished.0.borrow_mut());
         for (key, request) in finished {
-            trace.note(self.now, "disk", &[key, request.offset, request.len, u64::from(request.result.is_ok())]);
+            trace.note(
+                self.now,
+                "disk",
+                &[key, request.offset, request.len, u64::from(request.result.is_ok())],
+            );
             self.request_done(key, request);
         }
         let wakes = std::mem::take(&mut *self.wakes.lock().unwrap_or_else(PoisonError::into_inner));
@@ -602,7 +611,9 @@ impl Target {
         let Some(command) = r.retry.as_ref().map(copy) else { return false };
         let inventory = AllUnits(&self.units);
         let unit = r.unit;
-        let Some(place) = self.sessions.get_mut(&r.session).and_then(|s| s.places.get_mut(unit)) else { return false };
+        let Some(place) = self.sessions.get_mut(&r.session).and_then(|s| s.places.get_mut(unit)) else {
+            return false;
+        };
         r.task = Task::new(place, command, &inventory);
         true
     }
@@ -828,8 +839,7 @@ impl Target {
             return false;
         }
         let Some(batch) = c.sending.take() else { return false };
-        let bytes: Vec<u8> =
-            batch.segments.iter().flat_map(|&s| batch.bytes(s).iter().copied()).collect();
+        let bytes: Vec<u8> = batch.segments.iter().flat_map(|&s| batch.bytes(s).iter().copied()).collect();
         let n = bytes.len().min(room);
         let n = if n > 1 && self.random.below(6) == 0 { 1 + self.random.below(n as u64) as usize } else { n };
         let n = net.send(self.now, link, Side::Callee, &bytes[..n]);
@@ -840,6 +850,14 @@ impl Target {
         trace.note(self.now, "tx", &[link.0, n as u64]);
         machine!(self, tx_done, id, batch, n);
         true
+    }
+}
+
+impl Drop for Target {
+    /// What was in flight goes with it, and nobody is told.
+    fn drop(&mut self) {
+        self.units.clear();
+        self.context.completions.abandon();
     }
 }
 

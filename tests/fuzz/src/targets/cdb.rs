@@ -317,7 +317,7 @@ fn check(running: &Running, reply: &Reply) {
             assert!(matches!(sense[0] & 0x7f, 0x70..=0x73), "{task:?}: {sense:02x?}");
         }
         (sense, status) => {
-            assert!(sense.is_none() && status != Status::CheckCondition, "{task:?}: {reply:?}")
+            assert!(sense.is_none() && status != Status::CheckCondition, "{task:?}: {reply:?}");
         }
     }
 }

@@ -3,12 +3,13 @@
 mod cdb;
 mod chap;
 mod pdu;
+mod session;
 mod text;
 
 use crate::Target;
 
 /// Every target.
-pub const TARGETS: &[Target] = &[pdu::TARGET, text::TARGET, chap::TARGET, cdb::TARGET];
+pub const TARGETS: &[Target] = &[pdu::TARGET, text::TARGET, chap::TARGET, cdb::TARGET, session::TARGET];
 
 /// Has a bug that only a fuzzer which sees comparisons and coverage finds soon: shows that the runner does.
 pub const SELF_CHECK: Target = Target {
