@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
-/// A command: its name, what it does in a line, and how it is run with the arguments that follow its name.
+/// A command: its name, what it does in a line, and how it is run with its name and the arguments that follow it.
 struct Command {
     name: &'static str,
     about: &'static str,
@@ -49,9 +49,8 @@ fn main() -> ExitCode {
         }
         None => "--help".into(),
     };
-    let rest = arguments.into_iter().skip(1).collect();
     let status = match (find(&name), name.as_str()) {
-        (Some(command), _) => (command.run)(rest),
+        (Some(command), _) => (command.run)(arguments),
         (None, "--help" | "-h" | "help") => {
             print!("{}", help());
             0

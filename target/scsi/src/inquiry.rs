@@ -220,8 +220,8 @@ fn block_limits(unit: &LogicalUnit, state: &State, b: &mut Builder) {
     }
     b.u64(write_same_blocks_max(unit.shift));
     b.u32(ATOMIC_BLOCKS_MAX);
-    b.u32(0); // ATOMIC ALIGNMENT
-    b.u32(0); // ATOMIC TRANSFER LENGTH GRANULARITY
+    b.u32(atomic_unit(unit, state)); // ATOMIC ALIGNMENT
+    b.u32(atomic_unit(unit, state)); // ATOMIC TRANSFER LENGTH GRANULARITY
     b.u32(0); // no atomic boundaries
     b.u32(0);
 }
@@ -232,6 +232,15 @@ pub(crate) fn physical_exponent(unit: &LogicalUnit, state: &State) -> u8 {
         let physical = state.geometry.physical_block_bytes.checked_ilog2().unwrap_or(0);
         physical.saturating_sub(unit.shift).min(15) as u8
     })
+}
+
+/// Blocks that atomic writes are multiples of, and aligned to: the physical block. 0 where any will do.
+pub(crate) fn atomic_unit(unit: &LogicalUnit, state: &State) -> u32 {
+    match physical_exponent(unit, state) {
+        // A physical block larger than an atomic write's limit could not be written at all.
+        n @ 1..=8 => 1 << n,
+        _ => 0,
+    }
 }
 
 /// Block device characteristics (SBC-3 6.6.2).

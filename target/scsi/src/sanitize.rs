@@ -13,10 +13,14 @@
 //! mapped and then unmaps it, so that the data are gone from what lies below too. There is no CRYPTOGRAPHIC ERASE, since
 //! nothing is encrypted here.
 
+use std::time::Duration;
+
+use base::Mono;
 use block::{Bufs, ExtentState};
 use serde::{Deserialize, Serialize};
 
 use crate::cdb::{be16, be32, flag, u8_at};
+use crate::limits::SANITIZE_BYTES_PER_SECOND_MAX;
 use crate::opcodes::{Access, Entry, Needs, WRITES};
 use crate::range_lock::Range;
 use crate::sense::{Asc, Key, Refusal, Sense};
@@ -257,6 +261,7 @@ fn begin(
         extents: Vec::new(),
         block: Vec::new(),
         immediate,
+        due: Mono::ZERO,
         stage: Stage::Note,
     };
     Ok(Outcome::Job(Box::new(work)))
@@ -279,6 +284,8 @@ enum Stage {
     Hold,
     Map,
     Write,
+    /// The next write is not due yet.
+    Pause,
     Flush,
     /// That it ended is noted.
     Clear,
@@ -324,6 +331,8 @@ struct Work {
     /// What the present pass writes to each block.
     block: Vec<u8>,
     immediate: bool,
+    /// When the next write is due.
+    due: Mono,
     stage: Stage,
 }
 
@@ -373,7 +382,15 @@ impl Job for Work {
                 self.block = Vec::new();
                 Ok(self.next(call, Bufs::new()))
             }
-            (_, Input::Io { bufs, .. }) => Ok(self.next(call, bufs)),
+            (_, Input::Io { bufs, .. }) => {
+                let writes = matches!(self.passes.last(), Some(Pass::Pattern(_) | Pass::ZeroMapped));
+                if writes && call.cx.now < self.due {
+                    self.stage = Stage::Pause;
+                    return Ok(Step::Pause(self.due));
+                }
+                Ok(self.next(call, bufs))
+            }
+            (Stage::Pause, _) => Ok(self.next(call, Bufs::new())),
             _ => Ok(Step::Wait),
         }
     }
@@ -449,6 +466,8 @@ impl Work {
     fn write(&mut self, call: &Call<'_>, range: Range, mut bufs: Bufs) -> IoOp {
         self.stage = Stage::Write;
         let len = range.end - range.start;
+        let takes = Duration::from_nanos(len * 1_000_000_000 / SANITIZE_BYTES_PER_SECOND_MAX);
+        self.due = self.due.max(call.cx.now) + takes;
         if crate::rw::total(&bufs) < len {
             bufs.clear();
             let mut b = call.cx.pool.get(len as usize);

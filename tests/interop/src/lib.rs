@@ -9,6 +9,7 @@
 pub mod cases;
 pub mod command;
 pub mod conformance;
+pub mod kernel;
 pub mod libiscsi;
 pub mod packages;
 pub mod qemu_img;

@@ -19,6 +19,8 @@ enum Round {
     Conformance(interop::conformance::Args),
     /// libiscsi's tools: discovery, INQUIRY, capacity, CHAP
     Libiscsi(interop::libiscsi::Args),
+    /// A stock kernel in qemu: recovery, multipath, reservations
+    Kernel(interop::kernel::Args),
     /// qemu-img convert and compare through qemu's iSCSI driver
     QemuImg(interop::qemu_img::Args),
 }
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     let good = match Cli::parse().round {
         Round::Conformance(args) => interop::conformance::main(&args),
         Round::Libiscsi(args) => interop::libiscsi::main(&args),
+        Round::Kernel(args) => interop::kernel::main(&args),
         Round::QemuImg(args) => interop::qemu_img::main(&args),
     };
     match good {

@@ -158,6 +158,20 @@ pub(super) fn empty_spec(lun: u64, device_type: DeviceType) -> LunSpec {
     }
 }
 
+/// Whether a unit would be made with these options (`path=...,bstype=...`), as far as can be said without its device.
+pub fn check_lun_options(options: &str) -> Result<(), Refusal> {
+    parse_new(1, options).map(|_| ())
+}
+
+/// Whether a unit would take this parameter (`key=value`).
+pub fn check_lun_parameter(word: &str) -> Result<(), Refusal> {
+    let mut spec = empty_spec(1, DeviceType::Disk);
+    // Offline with a medium: neither path= nor online= contradicts that.
+    spec.path = Some(String::new());
+    spec.online = false;
+    check_change(&parse_change(word, &spec)?, &spec)
+}
+
 /// What a request could never have led to, but a state file may say.
 pub(super) fn check_spec(spec: &LunSpec) -> Result<(), Refusal> {
     let controller = spec.device_type == DeviceType::Controller;

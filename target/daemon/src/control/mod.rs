@@ -17,6 +17,7 @@
 mod accounts;
 pub mod acl;
 pub mod backend;
+pub mod dry;
 pub mod error;
 mod identity;
 mod json;
@@ -43,6 +44,9 @@ use backend::{
 };
 use error::{Refusal, TgtError};
 use params::TargetParams;
+
+pub use luns::{check_lun_options, check_lun_parameter};
+pub use targets::{check_target_name, check_target_parameter};
 
 pub use saved::{RestoreError, SavedAcl, SavedBindings, SavedLun, SavedState, SavedSystem, SavedTarget};
 

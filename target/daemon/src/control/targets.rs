@@ -49,7 +49,7 @@ impl Control {
             .next_back()
             .ok_or_else(|| Refusal::invalid("no targetname= in the request"))?;
         let tid = request.tid;
-        check_name(name)?;
+        check_target_name(name)?;
         if tid <= 0 {
             return Err(Refusal::invalid(format!("tid {tid}; a target id is greater than 0")));
         }
@@ -70,17 +70,12 @@ impl Control {
 
     pub(super) fn empty_target(&mut self, tid: Tid, name: &str) -> Target {
         self.created += 1;
-        Target {
+        Target::empty(
             tid,
-            name: name.to_owned(),
-            created: self.created,
-            ready: true,
-            params: TargetParams::new(self.system.nop_interval, self.system.nop_count),
-            bindings: Bindings::default(),
-            acl: Acl::default(),
-            redirect: Redirect { address: String::new(), port: String::new(), permanent: None },
-            luns: std::collections::BTreeMap::new(),
-        }
+            name,
+            self.created,
+            TargetParams::new(self.system.nop_interval, self.system.nop_count),
+        )
     }
 
     fn delete_target(&mut self, tid: Tid, force: bool, backend: &mut dyn Backend) -> Result<(), Refusal> {
@@ -155,39 +150,7 @@ impl Control {
 
     fn update_target(&mut self, request: &Request) -> Result<(), Refusal> {
         let (name, value) = request.payload.split_once('=').ok_or(TgtError::Unsupported)?;
-        let target = self.target_mut(request.tid)?;
-        match name {
-            "state" => {
-                target.ready = match value {
-                    "ready" => true,
-                    "offline" => false,
-                    _ => return Err(Refusal::invalid(format!("state {value}; there are ready and offline"))),
-                }
-            }
-            "RedirectAddress" => target.redirect.address = value.to_owned(),
-            "RedirectPort" => target.redirect.port = value.to_owned(),
-            "RedirectReason" => {
-                target.redirect.permanent = Some(match value {
-                    _ if value.starts_with("Temporary") => false,
-                    _ if value.starts_with("Permanent") => true,
-                    _ => return Err(Refusal::invalid("RedirectReason is Temporary or Permanent")),
-                });
-            }
-            "RedirectCallback" => {
-                let why = "RedirectCallback runs a program at every login; set RedirectAddress instead";
-                return Err(Refusal::new(TgtError::Unsupported, why));
-            }
-            "nop_count" => target.params.nop_count = atoi(value),
-            "nop_interval" => target.params.nop_interval = atoi(value),
-            _ => {
-                if !target.params.set(name, value) {
-                    return Err(Refusal::invalid(format!(
-                        "{name}={value}: no such parameter, or out of its range"
-                    )));
-                }
-            }
-        }
-        Ok(())
+        set_parameter(self.target_mut(request.tid)?, name, value)
     }
 
     pub(super) fn connection_request(
@@ -209,8 +172,48 @@ impl Control {
     }
 }
 
+fn set_parameter(target: &mut Target, name: &str, value: &str) -> Result<(), Refusal> {
+    match name {
+        "state" => {
+            target.ready = match value {
+                "ready" => true,
+                "offline" => false,
+                _ => return Err(Refusal::invalid(format!("state {value}; there are ready and offline"))),
+            }
+        }
+        "RedirectAddress" => target.redirect.address = value.to_owned(),
+        "RedirectPort" => target.redirect.port = value.to_owned(),
+        "RedirectReason" => {
+            target.redirect.permanent = Some(match value {
+                _ if value.starts_with("Temporary") => false,
+                _ if value.starts_with("Permanent") => true,
+                _ => return Err(Refusal::invalid("RedirectReason is Temporary or Permanent")),
+            });
+        }
+        "RedirectCallback" => {
+            let why = "RedirectCallback runs a program at every login; set RedirectAddress instead";
+            return Err(Refusal::new(TgtError::Unsupported, why));
+        }
+        "nop_count" => target.params.nop_count = atoi(value),
+        "nop_interval" => target.params.nop_interval = atoi(value),
+        _ => {
+            if !target.params.set(name, value) {
+                return Err(Refusal::invalid(format!(
+                    "{name}={value}: no such parameter, or out of its range"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a target would take this parameter.
+pub fn check_target_parameter(name: &str, value: &str) -> Result<(), Refusal> {
+    set_parameter(&mut Target::empty(1, "", 0, TargetParams::new(0, 0)), name, value)
+}
+
 /// The characters that tgt takes in a target's name.
-pub(super) fn check_name(name: &str) -> Result<(), Refusal> {
+pub fn check_target_name(name: &str) -> Result<(), Refusal> {
     let strange = |c: &char| !(c.is_ascii_alphanumeric() || matches!(c, ':' | '.' | '-'));
     if let Some(c) = name.chars().find(strange) {
         return Err(Refusal::invalid(format!(
@@ -221,6 +224,22 @@ pub(super) fn check_name(name: &str) -> Result<(), Refusal> {
         return Err(Refusal::invalid(format!("a target name has 1 to {NAME_MAX} characters")));
     }
     Ok(())
+}
+
+impl Target {
+    fn empty(tid: Tid, name: &str, created: u64, params: TargetParams) -> Target {
+        Target {
+            tid,
+            name: name.to_owned(),
+            created,
+            ready: true,
+            params,
+            bindings: Bindings::default(),
+            acl: Acl::default(),
+            redirect: Redirect { address: String::new(), port: String::new(), permanent: None },
+            luns: std::collections::BTreeMap::new(),
+        }
+    }
 }
 
 struct AclRules<'a> {

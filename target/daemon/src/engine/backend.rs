@@ -231,6 +231,12 @@ impl Backend for EngineBackend {
     fn publish(&mut self, snapshot: Arc<Snapshot>) {
         let old = self.shared.snapshot();
         self.shared.set_snapshot(Arc::clone(&snapshot));
+        let mut groups: Vec<u16> = snapshot.portals.iter().map(|p| p.tag).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        for unit in self.shared.units() {
+            unit.lu.set_port_groups(&groups);
+        }
         self.ask(Mail::Refresh);
         for target in &snapshot.targets {
             let before = old.target(target.tid).filter(|t| t.name == target.name);

@@ -1,7 +1,8 @@
 //! Between the words of tgtadm and those of the SCSI and session machines.
 
+use iscsi::params::{DigestKind, Settings};
 use scsi::{LuChange, LuConfig, LuKind};
-use target_session::{DigestPolicy, SessionInfo, TargetParams as Negotiation};
+use target_session::SessionInfo;
 
 use crate::control::backend::{
     ConnectionStats, ConnectionView, DeviceType, LunChange, LunSpec, ModePage, SessionView,
@@ -10,40 +11,36 @@ use crate::control::params::{DIGEST_CRC32C, DIGEST_NONE, Key, TargetParams};
 
 /// What a target negotiates: what the administrator gave, and where nothing was given the best that this target does,
 /// which is more than tgt's defaults.
-pub(super) fn negotiation(params: &TargetParams) -> Negotiation {
-    let best = Negotiation::default();
-    let number = |key, best: u32| if params.is_given(key) { params.get(key) } else { best };
-    let small = |key, best: u16| u16::try_from(number(key, u32::from(best))).unwrap_or(u16::MAX);
-    let flag = |key, best: bool| if params.is_given(key) { params.get(key) != 0 } else { best };
-    let segment = number(Key::MaxRecvDataSegmentLength, best.max_recv_data_segment);
-    let max_burst = number(Key::MaxBurstLength, best.max_burst);
-    Negotiation {
-        max_recv_data_segment: segment.clamp(512, base::limits::RECV_DATA_SEGMENT_MAX),
-        max_burst,
-        first_burst: number(Key::FirstBurstLength, best.first_burst).min(max_burst),
-        max_outstanding_r2t: number(Key::MaxOutstandingR2T, best.max_outstanding_r2t),
-        max_connections: small(Key::MaxConnections, best.max_connections)
-            .clamp(1, base::limits::CONNECTIONS_PER_SESSION_MAX),
-        initial_r2t: flag(Key::InitialR2T, best.initial_r2t),
-        immediate_data: flag(Key::ImmediateData, best.immediate_data),
-        error_recovery_level: number(Key::ErrorRecoveryLevel, u32::from(best.error_recovery_level)).min(2)
-            as u8,
-        time2wait: small(Key::DefaultTime2Wait, best.time2wait),
-        time2retain: small(Key::DefaultTime2Retain, best.time2retain),
-        header_digest: digest(params, Key::HeaderDigest),
-        data_digest: digest(params, Key::DataDigest),
+pub(super) fn negotiation(params: &TargetParams) -> Settings {
+    let mut settings = Settings::default();
+    settings.session.error_recovery_level = 2;
+    let given = |key| params.is_given(key).then(|| params.get(key));
+    let small = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+    let s = &mut settings.session;
+    set(&mut settings.max_recv_len, given(Key::MaxRecvDataSegmentLength));
+    set(&mut s.max_burst_len, given(Key::MaxBurstLength));
+    set(&mut s.first_burst_len, given(Key::FirstBurstLength));
+    set(&mut s.max_outstanding_r2t, given(Key::MaxOutstandingR2T).map(small));
+    set(&mut s.max_connections, given(Key::MaxConnections).map(small));
+    set(&mut s.initial_r2t, given(Key::InitialR2T).map(|n| n != 0));
+    set(&mut s.immediate_data, given(Key::ImmediateData).map(|n| n != 0));
+    set(&mut s.error_recovery_level, given(Key::ErrorRecoveryLevel).map(|n| n.min(2) as u8));
+    set(&mut s.time2wait, given(Key::DefaultTime2Wait).map(small));
+    set(&mut s.time2retain, given(Key::DefaultTime2Retain).map(small));
+    set(&mut settings.header_digest, given(Key::HeaderDigest).map(digests));
+    set(&mut settings.data_digest, given(Key::DataDigest).map(digests));
+    settings
+}
+
+fn set<T>(to: &mut T, given: Option<T>) {
+    if let Some(value) = given {
+        *to = value;
     }
 }
 
-fn digest(params: &TargetParams, key: Key) -> DigestPolicy {
-    if !params.is_given(key) {
-        return DigestPolicy::InitiatorChooses;
-    }
-    match params.get(key) {
-        DIGEST_CRC32C => DigestPolicy::Require,
-        DIGEST_NONE => DigestPolicy::Forbid,
-        _ => DigestPolicy::InitiatorChooses,
-    }
+fn digests(bits: u32) -> Vec<DigestKind> {
+    let named = [(DIGEST_NONE, DigestKind::None), (DIGEST_CRC32C, DigestKind::Crc32c)];
+    named.into_iter().filter(|(bit, _)| bits & bit != 0).map(|(_, kind)| kind).collect()
 }
 
 /// Commands in flight of one session.
@@ -166,24 +163,24 @@ pub(super) fn session_view(info: &SessionInfo) -> SessionView {
 
 fn negotiated(info: &SessionInfo) -> Vec<(&'static str, String)> {
     let yes = |b: bool| if b { "Yes" } else { "No" }.to_owned();
-    let digest = |on: bool| if on { "CRC32C" } else { "None" }.to_owned();
+    let digest = |kind: Option<DigestKind>| if kind == Some(DigestKind::Crc32c) { "CRC32C" } else { "None" }.to_owned();
     let p = &info.params;
-    let first = info.connections.first();
+    let first = info.connections.first().map(|c| &c.params);
     vec![
-        ("MaxRecvDataSegmentLength", base::limits::RECV_DATA_SEGMENT_MAX.to_string()),
-        ("HeaderDigest", digest(first.is_some_and(|c| c.header_digest))),
-        ("DataDigest", digest(first.is_some_and(|c| c.data_digest))),
+        ("MaxRecvDataSegmentLength", first.map_or(8192, |c| c.max_recv_len).to_string()),
+        ("HeaderDigest", digest(first.map(|c| c.header_digest))),
+        ("DataDigest", digest(first.map(|c| c.data_digest))),
         ("InitialR2T", yes(p.initial_r2t)),
         ("MaxOutstandingR2T", p.max_outstanding_r2t.to_string()),
         ("ImmediateData", yes(p.immediate_data)),
-        ("FirstBurstLength", p.first_burst.to_string()),
-        ("MaxBurstLength", p.max_burst.to_string()),
-        ("DataPDUInOrder", yes(true)),
-        ("DataSequenceInOrder", yes(true)),
+        ("FirstBurstLength", p.first_burst_len.to_string()),
+        ("MaxBurstLength", p.max_burst_len.to_string()),
+        ("DataPDUInOrder", yes(p.data_pdu_in_order)),
+        ("DataSequenceInOrder", yes(p.data_sequence_in_order)),
         ("ErrorRecoveryLevel", p.error_recovery_level.to_string()),
         ("DefaultTime2Wait", p.time2wait.to_string()),
         ("DefaultTime2Retain", p.time2retain.to_string()),
         ("MaxConnections", p.max_connections.to_string()),
-        ("MaxXmitDataSegmentLength", first.map_or(8192, |c| c.max_send_data_segment).to_string()),
+        ("MaxXmitDataSegmentLength", first.map_or(8192, |c| c.max_send_len).to_string()),
     ]
 }

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use iscsi::chap::Account;
 use target_session::{
-    Account, AuthPolicy, Directory, LoginRefusal, PortalAddress, SessionKey, SessionPlace, SessionSlot,
+    AuthPolicy, Directory, LoginRefusal, PortalAddress, SessionKey, SessionPlace, SessionSlot,
     TargetListing, TargetLogin, Who,
 };
 
@@ -113,5 +114,5 @@ fn redirect(redirect: &Redirect) -> Option<LoginRefusal> {
         Ok(ip) => PortalAddress::Socket(SocketAddr::new(ip, port)),
         Err(_) => PortalAddress::Host(redirect.address.clone(), port),
     };
-    Some(LoginRefusal::Redirect { to, portal_group: None, permanent })
+    Some(LoginRefusal::Redirect { to, permanent })
 }

@@ -10,11 +10,13 @@ use block::{IoError, IoErrorKind};
 /// Writes that wait at most; more are refused, and the initiator is told.
 const QUEUE_MAX: usize = 256;
 
+/// Gives the bytes to write. Called when their turn has come, so that the last write of a file has the last state.
+type State = Box<dyn FnOnce() -> Vec<u8> + Send>;
 type Done = Box<dyn FnOnce(Result<(), IoError>) + Send>;
 
 struct Job {
     name: String,
-    bytes: Vec<u8>,
+    state: State,
     done: Done,
 }
 
@@ -31,7 +33,7 @@ impl StateWriter {
         let target = dir.clone();
         std::thread::Builder::new().name("state-writer".into()).spawn(move || {
             for write in writes {
-                let result = replace(&target, &write.name, &write.bytes);
+                let result = replace(&target, &write.name, &(write.state)());
                 if let Err(e) = &result {
                     tracing::error!(
                         "{}: reservations could not be saved: {e}",
@@ -44,9 +46,9 @@ impl StateWriter {
         Ok(StateWriter { dir, queue })
     }
 
-    /// Writes `bytes` as `name`; `done` is told when they are on the medium.
-    pub fn write(&self, name: &str, bytes: Vec<u8>, done: Done) {
-        let write = Job { name: name.to_owned(), bytes, done };
+    /// Writes what `state` gives as `name`; `done` is told when it is on the medium.
+    pub fn write(&self, name: &str, state: State, done: Done) {
+        let write = Job { name: name.to_owned(), state, done };
         if let Err(refused) = self.queue.try_send(write) {
             let (std::sync::mpsc::TrySendError::Full(w) | std::sync::mpsc::TrySendError::Disconnected(w)) =
                 refused;
@@ -94,13 +96,13 @@ mod tests {
         assert_eq!(writer.read("x").unwrap(), None);
         for text in ["one", "two"] {
             let (tell, told) = sync_channel(1);
-            writer.write("x", text.into(), Box::new(move |r| tell.send(r).unwrap()));
+            writer.write("x", Box::new(|| text.into()), Box::new(move |r| tell.send(r).unwrap()));
             told.recv().unwrap().unwrap();
             assert_eq!(writer.read("x").unwrap().as_deref(), Some(text.as_bytes()));
         }
         let blocked = StateWriter::start(dir.path().join("a/b/x/no")).unwrap();
         let (tell, told) = sync_channel(1);
-        blocked.write("x", vec![1], Box::new(move |r| tell.send(r).unwrap()));
+        blocked.write("x", Box::new(|| vec![1]), Box::new(move |r| tell.send(r).unwrap()));
         assert!(told.recv().unwrap().is_err());
     }
 }

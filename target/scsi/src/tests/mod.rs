@@ -232,6 +232,7 @@ impl Rig {
                     Input::Persisted(Ok(()))
                 }
                 Step::Wait => panic!("{task:?} waits for nobody"),
+                Step::Pause(_) => Input::Woken,
                 Step::Reply(r) => {
                     reply = Some(r);
                     Input::Replied

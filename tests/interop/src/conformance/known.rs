@@ -62,7 +62,6 @@ pub fn stock(test: &str) -> &'static str {
 
 const STOCK_FAILS: &[&str] = &[
     "GetLBAStatus.BeyondEol",
-    "GetLBAStatus.UnmapSingle",
     "MultipathIO.CompareAndWriteAsync",
     "Prefetch10.BeyondEol",
     "Prefetch10.Flags",
