@@ -20,9 +20,15 @@ struct Command {
 }
 
 /// Every command that there is.
-static COMMANDS: [Command; 5] = [
+static COMMANDS: [Command; 6] = [
     Command { name: "tgtd", about: "the iSCSI target daemon", linked: true, run: tgtd::main },
     Command { name: "tgtadm", about: "administers a running tgtd", linked: true, run: target_ctl::tgtadm },
+    Command {
+        name: "tgt-admin",
+        about: "brings tgtd to what targets.conf says",
+        linked: true,
+        run: target_ctl::tgt_admin,
+    },
     Command { name: "tgtimg", about: "makes and shows image files", linked: true, run: target_ctl::tgtimg },
     Command {
         name: "demo",
