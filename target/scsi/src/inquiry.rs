@@ -249,8 +249,9 @@ fn characteristics(unit: &LogicalUnit, state: &State, b: &mut Builder) {
     let rate = state.config.rotation_rate.unwrap_or(if unit.features.rotational { 0 } else { 1 });
     b.u16(rate);
     b.u8(0);
-    // WABEREQ: after SANITIZE BLOCK ERASE, which thin units have, blocks that were not written since read as zeroes.
-    b.u8(if state.config.thin { 0x40 } else { 0 });
+    // WABEREQ and WACEREQ: after SANITIZE BLOCK ERASE and CRYPTOGRAPHIC ERASE, which thin units have, blocks that were not
+    // written since read as zeroes.
+    b.u8(if state.config.thin { 0x50 } else { 0 });
     b.zeroes(64 - 8);
 }
 
