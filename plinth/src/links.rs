@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Runs the command; gives its exit code.
 pub fn main(arguments: Vec<OsString>) -> i32 {
-    let [dir] = arguments.as_slice() else {
+    let [_, dir] = arguments.as_slice() else {
         eprintln!(
             "Usage: plinth links DIR\n\nMakes a link for each command in DIR, which is made if it is missing."
         );

@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
-/// A command: its name, what it does in a line, and how it is run with the arguments that follow its name.
+/// A command: its name, what it does in a line, and how it is run with its name and the arguments that follow it.
 struct Command {
     name: &'static str,
     about: &'static str,
@@ -20,9 +20,15 @@ struct Command {
 }
 
 /// Every command that there is.
-static COMMANDS: [Command; 5] = [
+static COMMANDS: [Command; 6] = [
     Command { name: "tgtd", about: "the iSCSI target daemon", linked: true, run: tgtd::main },
     Command { name: "tgtadm", about: "administers a running tgtd", linked: true, run: target_ctl::tgtadm },
+    Command {
+        name: "tgt-admin",
+        about: "brings tgtd to what targets.conf says",
+        linked: true,
+        run: target_ctl::tgt_admin,
+    },
     Command { name: "tgtimg", about: "makes and shows image files", linked: true, run: target_ctl::tgtimg },
     Command {
         name: "demo",
@@ -49,9 +55,8 @@ fn main() -> ExitCode {
         }
         None => "--help".into(),
     };
-    let rest = arguments.into_iter().skip(1).collect();
     let status = match (find(&name), name.as_str()) {
-        (Some(command), _) => (command.run)(rest),
+        (Some(command), _) => (command.run)(arguments),
         (None, "--help" | "-h" | "help") => {
             print!("{}", help());
             0

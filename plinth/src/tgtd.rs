@@ -63,8 +63,7 @@ struct Arguments {
 
 /// Runs the command; gives its exit code.
 pub fn main(arguments: Vec<OsString>) -> i32 {
-    let with_name = std::iter::once(OsString::from("tgtd")).chain(arguments.iter().cloned());
-    let parsed = match Arguments::try_parse_from(with_name) {
+    let parsed = match Arguments::try_parse_from(&arguments) {
         Ok(parsed) => parsed,
         Err(e) => {
             // Where not even the message can be printed, the exit code says enough.
@@ -89,7 +88,7 @@ pub fn main(arguments: Vec<OsString>) -> i32 {
         spin: !parsed.no_spin,
         root: parsed.root.map_or_else(crate::root, Root::new),
     };
-    match target_daemon::tgtd::run(options, &arguments) {
+    match target_daemon::tgtd::run(options, arguments.get(1..).unwrap_or_default()) {
         Ok(()) => 0,
         Err(e) => {
             eprintln!("tgtd: {e:#}");

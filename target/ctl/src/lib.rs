@@ -6,12 +6,14 @@
 
 pub mod getopt;
 mod terminal;
+mod tgt_admin;
 mod tgtadm;
 mod tgtimg;
 
 use std::ffi::OsString;
 
 pub use terminal::Terminal;
+pub use tgt_admin::run as run_tgt_admin;
 pub use tgtadm::run as run_tgtadm;
 pub use tgtimg::run as run_tgtimg;
 
@@ -26,6 +28,11 @@ pub fn version_text() -> String {
 /// `tgtadm`
 pub fn tgtadm(args: Vec<OsString>) -> i32 {
     terminal::with(args, run_tgtadm)
+}
+
+/// `tgt-admin`
+pub fn tgt_admin(args: Vec<OsString>) -> i32 {
+    terminal::with(args, run_tgt_admin)
 }
 
 /// `tgtimg`

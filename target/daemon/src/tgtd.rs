@@ -221,7 +221,13 @@ fn serve_management(socket: Socket, plane: SharedPlane, end: SyncSender<End>) ->
             let mut apply = |request| {
                 let mut guard = lock(&plane);
                 let plane = &mut *guard;
-                plane.manager.apply(&request, &mut plane.backend)
+                let (response, ends) = plane.manager.apply(&request, &mut plane.backend);
+                if let Err(refusal) = &response
+                    && !refusal.detail.is_empty()
+                {
+                    tracing::warn!("refused: {refusal}");
+                }
+                (response, ends)
             };
             match socket.serve_one(&mut apply) {
                 Ok(false) => failures = 0,

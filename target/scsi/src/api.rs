@@ -143,6 +143,8 @@ pub enum Step {
     Persist,
     /// Wait for the waker that the task took; resume with [`Input::Woken`].
     Wait,
+    /// Do nothing until then; resume with [`Input::Woken`].
+    Pause(Mono),
     /// Send this reply, and go on in the background; resume with [`Input::Replied`].
     Reply(Reply),
     /// Send this reply; the task is over.

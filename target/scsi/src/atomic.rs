@@ -4,6 +4,7 @@
 use block::{Buf, Bufs, Pool};
 
 use crate::cdb::{be16, be64, u8_at};
+use crate::inquiry::atomic_unit;
 use crate::limits::ATOMIC_BLOCKS_MAX;
 use crate::opcodes::{Access, Entry, WRITES};
 use crate::range_lock::Range;
@@ -57,6 +58,11 @@ fn compare_and_write(call: &mut Call<'_>) -> Result<Outcome, Refusal> {
     span.check(call.unit())?;
     let range = span.bytes(call.unit());
     let len = range.end - range.start;
+    // More data than the count says: the count is wrong (256 blocks, say, which it cannot say).
+    if total(&call.command.data_out) > 2 * len {
+        call.transfer_len = Some(2 * len);
+        return Err(Sense::field(13).into());
+    }
     let data = take_exactly(call, 2 * len)?;
     if len == 0 {
         return Ok(Outcome::Good);
@@ -85,6 +91,13 @@ fn write_atomic(call: &mut Call<'_>) -> Result<Outcome, Refusal> {
     let span = Span { lba: be64(cdb, 2), blocks: u64::from(be16(cdb, 12)) };
     span.check(call.unit())?;
     if span.blocks > u64::from(ATOMIC_BLOCKS_MAX) {
+        return Err(Sense::field(12).into());
+    }
+    let multiple = u64::from(atomic_unit(call.unit(), &call.unit().lock()).max(1));
+    if !span.lba.is_multiple_of(multiple) {
+        return Err(Sense::field(2).into());
+    }
+    if !span.blocks.is_multiple_of(multiple) {
         return Err(Sense::field(12).into());
     }
     let range = span.bytes(call.unit());

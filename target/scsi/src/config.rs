@@ -42,7 +42,7 @@ pub struct LuConfig {
     pub naa: [u8; 16],
     /// EUI-64 designator.
     pub eui64: Option<[u8; 8]>,
-    /// Bytes of a logical block, 512 or 4096.
+    /// Bytes of a logical block, a power of two from 512 to 65536. A controller has none.
     pub block_bytes: u32,
     /// Logical blocks per physical block exponent; None takes it from the device.
     pub lbppbe: Option<u8>,
@@ -212,13 +212,11 @@ impl LuConfig {
         let number = |field, expected, got: u64, ok: bool| {
             if ok { Ok(()) } else { Err(ConfigError::Number { field, expected, got }) }
         };
-        let b = self.block_bytes;
-        number(
-            "block-size",
-            "a power of two from 512 to 4096",
-            u64::from(b),
-            b.is_power_of_two() && (512..=4096).contains(&b),
-        )?;
+        if self.kind == LuKind::Disk {
+            let b = self.block_bytes;
+            let ok = b.is_power_of_two() && (512..=65536).contains(&b);
+            number("block-size", "a power of two from 512 to 65536", u64::from(b), ok)?;
+        }
         let exponent = self.lbppbe.unwrap_or(0);
         number("lbppbe", "0 to 15", u64::from(exponent), exponent <= 15)?;
         number("la_lba", "0 to 16383", u64::from(self.la_lba), self.la_lba < 1 << 14)

@@ -10,13 +10,17 @@
 //! ```
 //!
 //! OVERWRITE writes its pattern over every block. BLOCK ERASE exists on thin units: it writes zeroes over all that is
-//! mapped and then unmaps it, so that the data are gone from what lies below too. There is no CRYPTOGRAPHIC ERASE, since
-//! nothing is encrypted here.
+//! mapped and then unmaps it, so that the data are gone from what lies below too. CRYPTOGRAPHIC ERASE has no key to change
+//! here and does the same, which reaches what it promises, that no data can be had any more, by the longer way.
 
+use std::time::Duration;
+
+use base::Mono;
 use block::{Bufs, ExtentState};
 use serde::{Deserialize, Serialize};
 
 use crate::cdb::{be16, be32, flag, u8_at};
+use crate::limits::SANITIZE_BYTES_PER_SECOND_MAX;
 use crate::opcodes::{Access, Entry, Needs, WRITES};
 use crate::range_lock::Range;
 use crate::sense::{Asc, Key, Refusal, Sense};
@@ -58,6 +62,12 @@ pub(crate) const COMMANDS: &[Entry] = &[
         Needs { thin: true, ..NEEDS },
     ),
     sanitize_entry(
+        CRYPTOGRAPHIC_ERASE,
+        "SANITIZE, CRYPTOGRAPHIC ERASE",
+        &[0x48, 0xa3, 0, 0, 0, 0, 0, 0xff, 0xff, 0x04],
+        Needs { thin: true, ..NEEDS },
+    ),
+    sanitize_entry(
         EXIT_FAILURE_MODE,
         "SANITIZE, EXIT FAILURE MODE",
         &[0x48, 0xbf, 0, 0, 0, 0, 0, 0xff, 0xff, 0x04],
@@ -67,6 +77,7 @@ pub(crate) const COMMANDS: &[Entry] = &[
 
 const OVERWRITE: u16 = 0x01;
 const BLOCK_ERASE: u16 = 0x02;
+const CRYPTOGRAPHIC_ERASE: u16 = 0x03;
 const EXIT_FAILURE_MODE: u16 = 0x1f;
 
 /// What goes on.
@@ -144,7 +155,7 @@ fn sanitize(call: &mut Call<'_>) -> Result<Outcome, Refusal> {
     }
     let passes = match action {
         OVERWRITE => overwrite_passes(call, declared)?,
-        BLOCK_ERASE => vec![Pass::Zero { unmap: true }, Pass::ZeroMapped],
+        BLOCK_ERASE | CRYPTOGRAPHIC_ERASE => vec![Pass::Zero { unmap: true }, Pass::ZeroMapped],
         _ => return exit_failure_mode(call.unit()),
     };
     begin(call, Kind::Sanitize, passes, immediate, may_exit)
@@ -257,6 +268,7 @@ fn begin(
         extents: Vec::new(),
         block: Vec::new(),
         immediate,
+        due: Mono::ZERO,
         stage: Stage::Note,
     };
     Ok(Outcome::Job(Box::new(work)))
@@ -279,6 +291,8 @@ enum Stage {
     Hold,
     Map,
     Write,
+    /// The next write is not due yet.
+    Pause,
     Flush,
     /// That it ended is noted.
     Clear,
@@ -324,6 +338,8 @@ struct Work {
     /// What the present pass writes to each block.
     block: Vec<u8>,
     immediate: bool,
+    /// When the next write is due.
+    due: Mono,
     stage: Stage,
 }
 
@@ -373,7 +389,15 @@ impl Job for Work {
                 self.block = Vec::new();
                 Ok(self.next(call, Bufs::new()))
             }
-            (_, Input::Io { bufs, .. }) => Ok(self.next(call, bufs)),
+            (_, Input::Io { bufs, .. }) => {
+                let writes = matches!(self.passes.last(), Some(Pass::Pattern(_) | Pass::ZeroMapped));
+                if writes && call.cx.now < self.due {
+                    self.stage = Stage::Pause;
+                    return Ok(Step::Pause(self.due));
+                }
+                Ok(self.next(call, bufs))
+            }
+            (Stage::Pause, _) => Ok(self.next(call, Bufs::new())),
             _ => Ok(Step::Wait),
         }
     }
@@ -449,6 +473,8 @@ impl Work {
     fn write(&mut self, call: &Call<'_>, range: Range, mut bufs: Bufs) -> IoOp {
         self.stage = Stage::Write;
         let len = range.end - range.start;
+        let takes = Duration::from_nanos(len * 1_000_000_000 / SANITIZE_BYTES_PER_SECOND_MAX);
+        self.due = self.due.max(call.cx.now) + takes;
         if crate::rw::total(&bufs) < len {
             bufs.clear();
             let mut b = call.cx.pool.get(len as usize);

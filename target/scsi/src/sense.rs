@@ -26,7 +26,6 @@ pub(crate) struct Asc(pub(crate) u16);
 
 impl Asc {
     pub(crate) const NONE: Asc = Asc(0x0000);
-    pub(crate) const OPERATION_IN_PROGRESS: Asc = Asc(0x0016);
     pub(crate) const NOT_READY_FORMAT: Asc = Asc(0x0404);
     pub(crate) const NOT_ACCESSIBLE_TRANSITION: Asc = Asc(0x040a);
     pub(crate) const NOT_ACCESSIBLE_STANDBY: Asc = Asc(0x040b);
@@ -64,7 +63,6 @@ impl Asc {
     pub(crate) const INQUIRY_DATA_CHANGED: Asc = Asc(0x3f03);
     pub(crate) const LUNS_DATA_CHANGED: Asc = Asc(0x3f0e);
     pub(crate) const REMOVAL_PREVENTED: Asc = Asc(0x5302);
-    pub(crate) const INSUFFICIENT_RESOURCES: Asc = Asc(0x5503);
     pub(crate) const INSUFFICIENT_REGISTRATION_RESOURCES: Asc = Asc(0x5504);
 }
 

@@ -259,8 +259,9 @@ pub enum Action {
         thread: u32,
     },
     /// The connection is over and its id dead: shut the socket. Comes exactly once for every connection that was
-    /// accepted and not extracted, also after `conn_failed`. What was to be sent is sent. A batch that is still out may
-    /// be given back (it is ignored) or dropped.
+    /// accepted and not extracted, also after `conn_failed`. Where it ends in order, what was to be sent is sent; a
+    /// connection that is given up (no sign of life, reinstatement) is closed with a send still out. A batch that is out
+    /// may be given back (it is ignored) or dropped.
     Close(ConnId),
 }
 

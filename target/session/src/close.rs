@@ -79,11 +79,11 @@ impl Machine {
         let keeps_tasks = level >= 2 && ending != Ending::Clean && s.kind == Kind::Normal;
         let mut freed = 0;
         for (_, held) in &mut s.held {
-            if let Held::Pdu(c, _, data) = held {
-                if *c == id {
-                    freed += data.len();
-                    *held = Held::Gone;
-                }
+            if let Held::Pdu(c, _, data) = held
+                && *c == id
+            {
+                freed += data.len();
+                *held = Held::Gone;
             }
         }
         s.held_bytes -= freed;

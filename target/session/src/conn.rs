@@ -108,6 +108,12 @@ impl Conn {
         }
     }
 
+    /// Bytes that it holds for its peer.
+    pub fn held_bytes(&self) -> usize {
+        let login = self.login.as_ref().map_or(0, |l| l.held_bytes());
+        self.rx.held_bytes() + self.tx.queued_bytes() + self.unacked_bytes + login
+    }
+
     /// The StatSN of a response that is queued now.
     pub fn next_stat_sn(&mut self) -> Serial {
         let sn = self.stat_sn;

@@ -179,7 +179,8 @@ impl Machine {
             (SessionType::Normal, Some(session)) => self.join(cx, id, session),
         };
         match result {
-            Ok(None) => self.login_waits(id),
+            // It waits, or it went on already: what had to go was gone at once.
+            Ok(None) => {}
             Ok(Some(session)) => self.enter_full_feature(cx, id, session),
             Err((status, why)) => self.refuse(cx, id, status, &why),
         }
@@ -207,14 +208,15 @@ impl Machine {
         let Some(login) = self.conns.get(id).and_then(|c| c.login.as_ref()) else { return Ok(None) };
         let (key, target) = (login.key.clone(), login.target.clone());
         let mut tsih = [0; 2];
-        if let (Kind::Normal, Some(key)) = (kind, &key) {
-            if let Some(&old) = self.by_key.get(key) {
-                if let Some(s) = self.sessions.get_mut(old) {
-                    s.successors.push(id);
-                }
-                self.replace_session(cx, old);
-                return Ok(None);
+        if let (Kind::Normal, Some(key)) = (kind, &key)
+            && let Some(&old) = self.by_key.get(key)
+        {
+            if let Some(s) = self.sessions.get_mut(old) {
+                s.successors.push(id);
             }
+            self.login_waits(id);
+            self.replace_session(cx, old);
+            return Ok(None);
         }
         if self.sessions.len() >= self.config.sessions_max {
             return Err((LoginStatus::OutOfResources, "too many sessions".into()));

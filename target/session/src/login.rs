@@ -93,6 +93,11 @@ impl Login {
         self.skip = responses;
     }
 
+    /// Bytes of text that it holds.
+    pub fn held_bytes(&self) -> usize {
+        self.raw.as_ref().map_or(0, Vec::capacity) + self.last_text.capacity()
+    }
+
     /// Whether it goes on on another thread.
     pub fn leaves(&self) -> bool {
         self.leaves.is_some()
@@ -144,9 +149,9 @@ impl Machine {
     }
 
     /// A whole Login Request.
-    pub(crate) fn login_pdu(&mut self, cx: &mut Cx<'_>, id: ConnId, request: Request, data: Vec<u8>) {
+    pub(crate) fn login_pdu(&mut self, cx: &mut Cx<'_>, id: ConnId, request: &Request, data: &[u8]) {
         let Request::Login(pdu) = request else { return };
-        if let Err((status, why)) = self.login_request(cx, id, &pdu, data) {
+        if let Err((status, why)) = self.login_request(cx, id, pdu, data) {
             self.refuse(cx, id, status, &why);
         }
     }
@@ -156,7 +161,7 @@ impl Machine {
         cx: &mut Cx<'_>,
         id: ConnId,
         pdu: &LoginRequest,
-        data: Vec<u8>,
+        data: &[u8],
     ) -> Result<(), Refusal> {
         let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
         let bhs = *conn.rx.bhs();
@@ -172,7 +177,7 @@ impl Machine {
                 return refusal(LoginStatus::InitiatorError, "too much text before the names");
             }
             raw.extend_from_slice(&bhs);
-            raw.extend_from_slice(&data);
+            raw.extend_from_slice(data);
             raw.resize(raw.len() + padding(data.len() as u32), 0);
         }
         if login.answer.as_ref().is_some_and(|a| !a.is_done()) {
@@ -185,7 +190,7 @@ impl Machine {
             self.login_answer(cx, id, TextWriter::new());
             return Ok(());
         }
-        let text = match login.text.push(&data, pdu.continues, Repeats::Refused) {
+        let text = match login.text.push(data, pdu.continues, Repeats::Refused) {
             Ok(text) => text,
             Err(error) => return refusal(LoginStatus::InitiatorError, error.to_string()),
         };
@@ -318,10 +323,17 @@ impl Machine {
 
     /// Ends a login with a status.
     pub(crate) fn refuse(&mut self, cx: &mut Cx<'_>, id: ConnId, status: LoginStatus, why: &str) {
-        self.refuse_with(cx, id, status, why, TextWriter::new());
+        self.refuse_with(cx, id, status, why, &TextWriter::new());
     }
 
-    fn refuse_with(&mut self, cx: &mut Cx<'_>, id: ConnId, status: LoginStatus, why: &str, text: TextWriter) {
+    fn refuse_with(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: ConnId,
+        status: LoginStatus,
+        why: &str,
+        text: &TextWriter,
+    ) {
         let Some(conn) = self.conns.get_mut(id).filter(|c| c.phase == Phase::Login) else { return };
         let peer = conn.peer.peer;
         let initiator = conn.login_mut().who.as_ref().map_or("", |w| w.initiator.as_str());
@@ -335,7 +347,7 @@ impl Machine {
         let mut text = TextWriter::new();
         text.pair("TargetAddress", to);
         let status = if permanent { LoginStatus::MovedPermanently } else { LoginStatus::MovedTemporarily };
-        self.refuse_with(cx, id, status, "redirected", text);
+        self.refuse_with(cx, id, status, "redirected", &text);
     }
 
     /// Everything queued for a connection in its login is sent.

@@ -93,6 +93,7 @@ impl Machine {
     }
 
     /// Takes a connection that another thread's machine gave away.
+    #[allow(clippy::needless_pass_by_value, reason = "a transfer is used up")]
     pub fn adopt(&mut self, cx: &mut Cx<'_>, peer: PeerInfo, from: Transfer) -> Result<ConnId, Refused> {
         let id = self.add_conn(cx, peer, from.deadline)?;
         if let Some(conn) = self.conns.get_mut(id) {
@@ -234,11 +235,12 @@ impl Machine {
     }
 
     pub(crate) fn announce(&mut self, id: ConnId) {
-        if let Some(conn) = self.conns.get_mut(id) {
-            if !conn.announced && conn.tx.ready() {
-                conn.announced = true;
-                self.actions.push_back(Action::Transmit(id));
-            }
+        if let Some(conn) = self.conns.get_mut(id)
+            && !conn.announced
+            && conn.tx.ready()
+        {
+            conn.announced = true;
+            self.actions.push_back(Action::Transmit(id));
         }
     }
 
@@ -269,6 +271,14 @@ impl Machine {
     /// All normal sessions.
     pub fn sessions(&self) -> impl Iterator<Item = &SessionInfo> {
         self.sessions.iter().filter(|s| s.announced).map(|s| &s.info)
+    }
+
+    /// Bytes that the machine holds for its peers: receive buffers, gathered write data, queued and kept replies.
+    pub fn held_bytes(&self) -> usize {
+        let conns: usize = self.conns.iter().map(Conn::held_bytes).sum();
+        let tasks: usize = self.tasks.iter().map(|t| t.write.held_bytes()).sum();
+        let sessions: usize = self.sessions.iter().map(Session::held_bytes).sum();
+        conns + tasks + sessions
     }
 
     /// When [`Machine::tick`] is to be called at the latest.
@@ -303,11 +313,11 @@ impl Machine {
     /// Makes sure that a timer comes no later than the connection's next deadline.
     pub(crate) fn arm_conn(&mut self, id: ConnId) {
         let due = self.conn_deadline(id);
-        if let Some(conn) = self.conns.get_mut(id) {
-            if due < conn.timer_at {
-                conn.timer_at = due;
-                self.timers.push(Reverse((due, Timer::Conn(id))));
-            }
+        if let Some(conn) = self.conns.get_mut(id)
+            && due < conn.timer_at
+        {
+            conn.timer_at = due;
+            self.timers.push(Reverse((due, Timer::Conn(id))));
         }
     }
 

@@ -96,6 +96,10 @@ impl Rx {
         &self.ahs
     }
 
+    pub fn held_bytes(&self) -> usize {
+        self.staging.as_ref().map_or(0, Buf::capacity) + self.gathered.capacity() + self.ahs.capacity()
+    }
+
     /// Everything received that was not looked at.
     pub fn unread(&self) -> Vec<u8> {
         self.bytes().to_vec()
@@ -344,7 +348,7 @@ impl Machine {
             self.count_digest_error(id);
         }
         match self.conns.get(id).map(|c| c.phase) {
-            Some(Phase::Login) => self.login_pdu(cx, id, request, data),
+            Some(Phase::Login) => self.login_pdu(cx, id, &request, &data),
             Some(Phase::Full) => self.full_pdu(cx, id, request, sink, data, intact),
             _ => {}
         }
@@ -353,11 +357,13 @@ impl Machine {
     /// Lets the engine read a connection again that it was kept from.
     pub(crate) fn resume(&mut self, id: ConnId) {
         let limit = self.config.connection_tx_bytes_max / 2;
-        if let Some(conn) = self.conns.get_mut(id) {
-            if conn.rx.paused && !conn.rx.hold && conn.tx.queued_bytes() <= limit {
-                conn.rx.paused = false;
-                self.actions.push_back(crate::Action::Resume(id));
-            }
+        if let Some(conn) = self.conns.get_mut(id)
+            && conn.rx.paused
+            && !conn.rx.hold
+            && conn.tx.queued_bytes() <= limit
+        {
+            conn.rx.paused = false;
+            self.actions.push_back(crate::Action::Resume(id));
         }
     }
 }

@@ -187,6 +187,11 @@ impl Session {
         Some(held)
     }
 
+    /// Bytes that it holds for its peer, beside those of its tasks and connections.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes + self.orphans.iter().map(|o| o.payload.len()).sum::<usize>()
+    }
+
     pub fn recovery_level(&self) -> u8 {
         self.info.params.error_recovery_level
     }

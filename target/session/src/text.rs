@@ -117,10 +117,10 @@ impl Machine {
         if let Some(what) = received.send_targets {
             self.send_targets(cx, id, what, &mut out);
         }
-        if text.get("MaxRecvDataSegmentLength").is_some() {
-            if let Some(conn) = self.conns.get_mut(id) {
-                conn.format.max_segment = negotiator.connection().max_send_len;
-            }
+        if text.get("MaxRecvDataSegmentLength").is_some()
+            && let Some(conn) = self.conns.get_mut(id)
+        {
+            conn.format.max_segment = negotiator.connection().max_send_len;
         }
         Ok(out)
     }

@@ -324,7 +324,7 @@ fn put_data_in(batch: &mut TxBatch, plan: &Plan, len: u32, numbers: TargetNumber
     let ends = plan.at + len == plan.total;
     let status = plan.status.filter(|_| ends);
     let pdu = DataIn {
-        final_: ends || (plan.at + len) % plan.max_burst == 0,
+        final_: ends || (plan.at + len).is_multiple_of(plan.max_burst),
         acknowledge: false,
         status: status.map(|(s, _)| s),
         residual: status.map_or(Residual::None, |(_, r)| r),
@@ -377,11 +377,11 @@ fn arena(batch: &mut TxBatch, bytes: &[u8]) {
     let at = batch.headers.len() as u32;
     batch.headers.extend_from_slice(bytes);
     batch.total += bytes.len();
-    if let Some(Segment::Header { start, len }) = batch.segments.last_mut() {
-        if *start + *len == at {
-            *len += bytes.len() as u32;
-            return;
-        }
+    if let Some(Segment::Header { start, len }) = batch.segments.last_mut()
+        && *start + *len == at
+    {
+        *len += bytes.len() as u32;
+        return;
     }
     batch.segments.push(Segment::Header { start: at, len: bytes.len() as u32 });
 }

@@ -118,6 +118,11 @@ impl WriteData {
         self.len
     }
 
+    /// Memory that was taken.
+    pub fn held_bytes(&self) -> usize {
+        self.chunks.iter().map(Buf::capacity).sum()
+    }
+
     /// What it may hold at most before anything was asked for.
     pub fn unasked(&self) -> u32 {
         self.unsolicited.map_or(self.received, |s| s.end)

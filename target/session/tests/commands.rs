@@ -1,5 +1,7 @@
 //! Reads, writes, their data flows and residuals.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 use common::*;
 
@@ -54,7 +56,7 @@ fn long_reads_end_bursts_with_f_and_survive_short_sends() {
         let (Response::DataIn(p), data) = i.recv(&mut w) else { panic!() };
         assert_eq!(p.offset as usize, got.len());
         got.extend(&data);
-        assert_eq!(p.final_, got.len() % 65536 == 0 || got.len() == 1_000_000);
+        assert_eq!(p.final_, got.len().is_multiple_of(65536) || got.len() == 1_000_000);
         if p.status.is_some() {
             break;
         }
@@ -302,10 +304,10 @@ fn the_command_window() {
     }
     assert_eq!(w.executes(), 128);
     assert_eq!(w.m.session(s).unwrap().tasks, 128);
-    for n in 0..128 {
+    for tag in &tags[..128] {
         let (task, ..) = w.executed();
         w.good(task, &[], 0);
-        assert_eq!(i.recv_scsi(&mut w).0.itt, tags[n]);
+        assert_eq!(i.recv_scsi(&mut w).0.itt, *tag);
     }
     assert_eq!(i.max_cmd_sn, i.exp_cmd_sn + 127);
     assert_eq!(w.m.session(s).unwrap().tasks, 0);

@@ -1,5 +1,7 @@
 //! Logins: stages, refusals, CHAP, long text, reinstatement, several connections, handover.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 use common::*;
 

@@ -4,10 +4,15 @@ trap 'echo "peer-failed: line $LINENO: $BASH_COMMAND: status $?"' ERR
 host=10.0.2.2
 stty -echo 2>/dev/null || true
 
-fail() { echo "peer-failed: $*"; exit 1; }
+# The daemons' logs go to /tmp.
+fail() {
+  local log
+  for log in /tmp/*.log; do [ -s "$log" ] && { echo "$log:"; tail -n 40 "$log"; }; done
+  echo "peer-failed: $*"; exit 1
+}
 mark() { echo "peer-mark: $*"; }
 # Waits until the host says so.
-await() { local line; while read -r line; do [ "$line" = "$1" ] && return 0; done </dev/ttyS0; fail "the host never said $1"; }
+await() { local line; while read -r line; do [ "$line" = "$1" ] && return 0; done; fail "the host never said $1"; }
 # retry SECONDS COMMAND...
 retry() { local left=$1; shift; until "$@"; do ((left-- > 0)) || fail "not so in time: $*"; sleep 1; done; }
 
@@ -15,7 +20,7 @@ retry() { local left=$1; shift; until "$@"; do ((left-- > 0)) || fail "not so in
 iscsid_answers() { local code=0; iscsiadm -m session >/dev/null 2>&1 || code=$?; [ $code = 21 ]; }
 start_initiator() {
   for m in iscsi_tcp sd_mod sg ext4; do modprobe "$m"; done
-  iscsid -f -d 4 &>/tmp/iscsid.log &
+  iscsid -f -d 2 &>/tmp/iscsid.log &
   retry 20 iscsid_answers
 }
 
@@ -29,7 +34,7 @@ node() {
   done
 }
 
-login() { iscsiadm -m node -T "$1" -p "$host:$2" --login || { tail -n 20 /tmp/iscsid.log; fail "no login to $1 at port $2"; }; }
+login() { iscsiadm -m node -T "$1" -p "$host:$2" --login || fail "no login to $1 at port $2"; }
 logout() { iscsiadm -m node -T "$1" -p "$host:$2" --logout; }
 
 # The name of the only disk, or of the Nth.

@@ -9,7 +9,7 @@
 //! What was in flight when a link ended is *resolved* (it will not be done any more) by the next login of the same
 //! initiator port: that reinstates the session, and the target ends its tasks before it answers (RFC 7143 6.3.5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use base::random::SeededRandom;
@@ -17,8 +17,8 @@ use base::{Entropy, Mono};
 use iscsi::digest;
 use iscsi::pdu::{
     BHS_LEN, Bhs, DIGEST_LEN, DataIn, DataOut, Frame, LoginRequest, LoginStage, LogoutReason, LogoutRequest,
-    NopOut, R2t, Residual, Response, ScsiCommand, ScsiResponse, Tag, TargetNumbers, TaskAttribute, TmfFunction,
-    TmfRequest, TmfResponse,
+    NopOut, R2t, Residual, Response, ScsiCommand, ScsiResponse, Tag, TargetNumbers, TaskAttribute,
+    TmfFunction, TmfRequest, TmfResponse,
 };
 use iscsi::serial::Serial;
 
@@ -58,6 +58,8 @@ pub enum Told {
     Ended {
         /// As given with the command.
         token: u64,
+        /// Its unit.
+        unit: u32,
         /// How.
         end: End,
     },
@@ -99,6 +101,8 @@ struct Managing {
     function: TmfFunction,
     unit: u32,
     reference: Option<u32>,
+    /// Commands before this one are concerned.
+    before: Serial,
 }
 
 /// What the login agreed on.
@@ -141,9 +145,10 @@ pub struct Initiator {
     next_itt: u32,
     tasks: BTreeMap<u32, Pending>,
     managing: BTreeMap<u32, (Managing, Mono)>,
-    limbo: Vec<u64>,
+    limbo: Vec<(u64, u32)>,
     told: Vec<Told>,
-    /// No command for long, so that only signs of life keep the session.
+    /// Units that the session sent a command to.
+    greeted: BTreeSet<u32>,
     leave: bool,
 }
 
@@ -168,6 +173,7 @@ impl Initiator {
             managing: BTreeMap::new(),
             limbo: Vec::new(),
             told: Vec::new(),
+            greeted: BTreeSet::new(),
             leave: false,
         }
     }
@@ -203,6 +209,16 @@ impl Initiator {
     /// Whether one more command may be sent.
     pub fn may_send(&self) -> bool {
         self.is_up() && self.cmd_sn.precedes_or_is(self.max_cmd_sn) && self.out.len() < 1 << 20
+    }
+
+    /// Whether the session has digests on.
+    pub fn has_digests(&self) -> bool {
+        self.settings.header_digest && self.settings.data_digest
+    }
+
+    /// Whether the next command to `unit` is the session's first.
+    pub fn greets(&mut self, unit: u32) -> bool {
+        self.greeted.insert(unit)
     }
 
     /// Logs out once nothing is in flight any more.
@@ -264,7 +280,7 @@ impl Initiator {
         self.rx.clear();
         self.out.clear();
         let tasks = std::mem::take(&mut self.tasks);
-        self.limbo.extend(tasks.into_values().map(|t| t.ask.token));
+        self.limbo.extend(tasks.into_values().map(|t| (t.ask.token, t.ask.unit)));
         self.managing.clear();
         self.told.push(Told::Down);
     }
@@ -369,7 +385,7 @@ impl Initiator {
         let mut bhs = [0; BHS_LEN];
         request.encode(&mut bhs);
         self.put(&bhs, &[]);
-        let managing = Managing { function, unit, reference: reference.map(|r| r.0) };
+        let managing = Managing { function, unit, reference: reference.map(|r| r.0), before: self.cmd_sn };
         self.managing.insert(itt, (managing, now + REPLY_TIMEOUT));
     }
 
@@ -491,7 +507,12 @@ impl Initiator {
             let s = self.settings;
             let total = frame.wire_len(s.header_digest, s.data_digest);
             if frame.data_len > s.in_segment {
-                fail!("initiator {}: a data segment of {} bytes, {} allowed", self.index, frame.data_len, s.in_segment);
+                fail!(
+                    "initiator {}: a data segment of {} bytes, {} allowed",
+                    self.index,
+                    frame.data_len,
+                    s.in_segment
+                );
             }
             if self.rx.len() < total {
                 break;
@@ -509,7 +530,8 @@ impl Initiator {
                 Ok(r) => r,
                 Err(e) => fail!("initiator {}: {e}", self.index),
             };
-            self.respond(now, net, response, data).map_err(|e| Failure(format!("initiator {}: {e}", self.index)))?;
+            self.respond(now, net, response, data)
+                .map_err(|e| Failure(format!("initiator {}: {e}", self.index)))?;
             if self.link().is_none() {
                 break;
             }
@@ -573,8 +595,11 @@ impl Initiator {
         let text = String::from_utf8_lossy(data).into_owned();
         for pair in text.split('\0').filter(|p| !p.is_empty()) {
             let Some((key, value)) = pair.split_once('=') else { fail!("{pair:?} in a login response") };
-            let number = || value.parse::<u32>().map_err(|_| Failure(format!("{pair:?} in a login response")));
+            let number =
+                || value.parse::<u32>().map_err(|_| Failure(format!("{pair:?} in a login response")));
             match key {
+                // RFC 7143 6.2: the key does not matter for what was agreed on before (13.14: no unsolicited data).
+                _ if value == "Irrelevant" => {}
                 "HeaderDigest" => agreed.header_digest = value == "CRC32C",
                 "DataDigest" => agreed.data_digest = value == "CRC32C",
                 "InitialR2T" => agreed.initial_r2t = value == "Yes",
@@ -588,10 +613,19 @@ impl Initiator {
         if transit != Some(LoginStage::FullFeature) {
             fail!("the login does not end after one exchange: {text:?}");
         }
-        if agreed.first_burst > agreed.max_burst || agreed.max_burst > self.offer.max_burst {
-            fail!("bursts of {} and {} were agreed on, {} offered", agreed.first_burst, agreed.max_burst, self.offer.max_burst);
+        if agreed.initial_r2t && !agreed.immediate {
+            agreed.first_burst = 0;
         }
-        if agreed.header_digest && !self.offer.header_digest || agreed.data_digest && !self.offer.data_digest {
+        if agreed.first_burst > agreed.max_burst || agreed.max_burst > self.offer.max_burst {
+            fail!(
+                "bursts of {} and {} were agreed on, {} offered",
+                agreed.first_burst,
+                agreed.max_burst,
+                self.offer.max_burst
+            );
+        }
+        if agreed.header_digest && !self.offer.header_digest || agreed.data_digest && !self.offer.data_digest
+        {
             fail!("a digest that was not offered");
         }
         if agreed.initial_r2t != (self.offer.initial_r2t) && !agreed.initial_r2t {
@@ -600,8 +634,9 @@ impl Initiator {
         self.settings = agreed;
         self.phase = Phase::Up { link };
         self.told.push(Told::Up);
-        for token in std::mem::take(&mut self.limbo) {
-            self.told.push(Told::Ended { token, end: End::Resolved });
+        self.greeted.clear();
+        for (token, unit) in std::mem::take(&mut self.limbo) {
+            self.told.push(Told::Ended { token, unit, end: End::Resolved });
         }
         Ok(())
     }
@@ -648,7 +683,11 @@ impl Initiator {
     }
 
     fn data_in(&mut self, d: &DataIn, data: &[u8]) -> Result<(), Failure> {
-        if d.status.is_some() { self.status(&d.sn)? } else { self.numbers(&d.sn)? }
+        if d.status.is_some() {
+            self.status(&d.sn)?
+        } else {
+            self.numbers(&d.sn)?
+        }
         let Some(t) = self.tasks.get_mut(&d.itt.0) else {
             fail!("Data-In for tag {:#x}, which has no command: answered or aborted before", d.itt.0);
         };
@@ -690,7 +729,7 @@ impl Initiator {
     fn ended(&mut self, itt: u32, status: u8, sense: &[u8]) -> Result<(), Failure> {
         let Some(t) = self.tasks.remove(&itt) else { return Ok(()) };
         let end = End::Status { status, sense: sense.to_vec(), data: t.got };
-        self.told.push(Told::Ended { token: t.ask.token, end });
+        self.told.push(Told::Ended { token: t.ask.token, unit: t.ask.unit, end });
         Ok(())
     }
 
@@ -702,7 +741,12 @@ impl Initiator {
         };
         let end = u64::from(r.offset) + u64::from(r.desired_len);
         if r.desired_len > max_burst || end > t.ask.data.len() as u64 {
-            fail!("an R2T for {} bytes at {} of {}, bursts of {max_burst}", r.desired_len, r.offset, t.ask.data.len());
+            fail!(
+                "an R2T for {} bytes at {} of {}, bursts of {max_burst}",
+                r.desired_len,
+                r.offset,
+                t.ask.data.len()
+            );
         }
         if r.r2t_sn != Serial(t.r2t_sn) {
             fail!("R2TSN {} where {} is next", r.r2t_sn, t.r2t_sn);
@@ -718,25 +762,27 @@ impl Initiator {
         };
         let over: Vec<u32> = match (m.function, response) {
             // Function Complete and Task Does Not Exist: no response will come any more (RFC 7143 11.6.1).
-            (TmfFunction::AbortTask, TmfResponse::Complete | TmfResponse::TaskDoesNotExist) => {
+            (TmfFunction::AbortTask, TmfResponse::Complete | TmfResponse::NoTask) => {
                 m.reference.into_iter().filter(|r| self.tasks.contains_key(r)).collect()
             }
-            (TmfFunction::TargetWarmReset, TmfResponse::Complete) => self.tasks.keys().copied().collect(),
-            (_, TmfResponse::Complete) => {
-                self.tasks.iter().filter(|(_, t)| t.ask.unit == m.unit).map(|(&i, _)| i).collect()
-            }
+            (TmfFunction::TargetWarmReset, TmfResponse::Complete) => self.before(m.before, |_| true),
+            (_, TmfResponse::Complete) => self.before(m.before, |t| t.ask.unit == m.unit),
             (function, response) => fail!("{function:?} was answered with {response:?}"),
         };
-        // What was sent after the request is not concerned: none is, since nothing else is sent meanwhile.
         for itt in over {
             if let Some(t) = self.tasks.remove(&itt) {
-                self.told.push(Told::Ended { token: t.ask.token, end: End::Resolved });
+                self.told.push(Told::Ended { token: t.ask.token, unit: t.ask.unit, end: End::Resolved });
             }
         }
         if response == TmfResponse::Complete {
             self.told.push(Told::Managed { function: m.function, unit: m.unit });
         }
         Ok(())
+    }
+
+    /// The commands that were sent before `sn` and for which `which` holds.
+    fn before(&self, sn: Serial, which: impl Fn(&Pending) -> bool) -> Vec<u32> {
+        self.tasks.iter().filter(|(_, t)| t.cmd_sn.precedes(sn) && which(t)).map(|(&itt, _)| itt).collect()
     }
 
     /// Whether a task management function waits that concerns more than one task: commands sent now might or might not be

@@ -1,7 +1,7 @@
 //! The virtual network: links that carry bytes both ways, in order, late, in pieces, until they are cut. It knows no
 //! protocol and no nodes; whoever sends names the link and the side.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use base::random::SeededRandom;
@@ -54,8 +54,6 @@ pub struct NetConfig {
     pub piece_max: u64,
     /// Bytes that one direction carries at a time; more are not taken.
     pub window: usize,
-    /// One piece in so many towards the callee has a bit flipped; 0: none.
-    pub flip_one_in: u64,
 }
 
 impl Default for NetConfig {
@@ -67,7 +65,6 @@ impl Default for NetConfig {
             slow: Duration::from_millis(200),
             piece_max: 6000,
             window: 64 * 1024,
-            flip_one_in: 0,
         }
     }
 }
@@ -85,7 +82,8 @@ struct Pipe {
 struct Link {
     /// By the side that they lead to.
     to: [Pipe; 2],
-    flipped: bool,
+    /// One piece in so many towards the callee has a bit flipped; 0: none.
+    flip_one_in: u64,
 }
 
 /// All links.
@@ -95,13 +93,21 @@ pub struct Net {
     pub config: NetConfig,
     random: SeededRandom,
     links: BTreeMap<LinkId, Link>,
+    /// Links on which a bit was flipped, also those that are over.
+    flipped: BTreeSet<LinkId>,
     next: u64,
 }
 
 impl Net {
     /// A network without links.
     pub fn new(config: NetConfig, seed: u64) -> Self {
-        Net { config, random: SeededRandom::new(seed ^ 0x6e65_7400), links: BTreeMap::new(), next: 0 }
+        Net {
+            config,
+            random: SeededRandom::new(seed ^ 0x6e65_7400),
+            links: BTreeMap::new(),
+            flipped: BTreeSet::new(),
+            next: 0,
+        }
     }
 
     /// A new link.
@@ -131,10 +137,10 @@ impl Net {
             let len = (1 + random.below(config.piece_max)).min(rest.len() as u64) as usize;
             let mut piece = rest[..len].to_vec();
             rest = &rest[len..];
-            if from == Side::Caller && config.flip_one_in > 0 && random.below(config.flip_one_in) == 0 {
+            if from == Side::Caller && l.flip_one_in > 0 && random.below(l.flip_one_in) == 0 {
                 let bit = random.below(len as u64 * 8) as usize;
                 piece[bit / 8] ^= 1 << (bit % 8);
-                l.flipped = true;
+                self.flipped.insert(link);
             }
             let at = pipe.last.max(now + delay(&config, random));
             pipe.last = at;
@@ -144,9 +150,21 @@ impl Net {
         n
     }
 
+    /// From now on one piece in so many towards the callee has a bit flipped; 0: none.
+    pub fn flip(&mut self, link: LinkId, one_in: u64) {
+        if let Some(l) = self.links.get_mut(&link) {
+            l.flip_one_in = one_in;
+        }
+    }
+
+    /// No link flips bits any more.
+    pub fn flip_none(&mut self) {
+        self.links.values_mut().for_each(|l| l.flip_one_in = 0);
+    }
+
     /// Whether a bit was flipped on the link.
     pub fn was_flipped(&self, link: LinkId) -> bool {
-        self.links.get(&link).is_some_and(|l| l.flipped)
+        self.flipped.contains(&link)
     }
 
     /// `side` closes: the other hears of it after the bytes on the way; nothing more comes back.

@@ -4,7 +4,7 @@
 //! [`Mutation`]s make it do one thing wrong each: they are how the simulator is tested.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,14 +13,15 @@ use std::time::Duration;
 use base::random::SeededRandom;
 use base::{Entropy, Mono};
 use block::{BlockDevice, Channel, ChannelContext, Complete, FaultDevice, Op, Pool, Request};
+use iscsi::params::Settings;
 use scsi::{
-    Command, Input, Inventory, IoOp, ItNexusLun, LogicalUnit, LuConfig, Nexus, NexusId, Reply, ResetKind, Step,
-    StepContext, Task, Victims,
+    Command, Input, Inventory, IoOp, ItNexusLun, LogicalUnit, LuConfig, Nexus, NexusId, Reply, ResetKind,
+    Step, StepContext, Task, Victims,
 };
 use target_session::{
-    Action, AuthPolicy, CloseHow, ConnId, Cx, Directory, LoginRefusal, Machine, MachineConfig, PeerInfo, RxBatch,
-    SessionId, SessionKey, SessionPlace, SessionSlot, TargetListing, TargetLogin, TargetParams, TaskId, TmfFunction,
-    TmfId, TmfResponse, TxBatch, Who,
+    Action, AuthPolicy, CloseHow, ConnId, Cx, Directory, LoginRefusal, Machine, MachineConfig, PeerInfo,
+    RxBatch, SessionId, SessionKey, SessionPlace, SessionSlot, TargetListing, TargetLogin, TaskId,
+    TmfFunction, TmfId, TmfResponse, TxBatch, Who,
 };
 
 use crate::net::{LinkId, Net, Side};
@@ -46,7 +47,7 @@ pub enum Mutation {
     SwallowErrors,
     /// Unit attentions are swallowed: the command is run again instead.
     DropUnitAttention,
-    /// All initiators look like one to reservations.
+    /// A command that conflicts with a reservation is run in the name of somebody else.
     SkipReservations,
     /// What reservations should survive a crash is not written.
     ForgetReservations,
@@ -56,7 +57,7 @@ pub enum Mutation {
     AbortTooEarly,
     /// Data of a read are swapped with those of an earlier one.
     WrongBuffer,
-    /// Buffers are never given back.
+    /// Buffers are not given back now and then.
     LeakBuffers,
     /// The wake-up of a task, or the end of its operation, is forgotten now and then.
     LoseWakeup,
@@ -85,7 +86,7 @@ impl Mutation {
 #[derive(Clone, Debug)]
 pub struct TargetConfig {
     /// What it negotiates.
-    pub params: TargetParams,
+    pub params: Settings,
     /// Seconds between signs of life; 0: none.
     pub nop_interval: u32,
     /// Bytes of a logical block.
@@ -119,7 +120,7 @@ impl Directory for SimDirectory {
             name: TARGET.to_owned(),
             alias: String::new(),
             auth: AuthPolicy::default(),
-            params: self.config.params,
+            params: self.config.params.clone(),
             nop_interval: self.config.nop_interval,
             nop_count: 3,
             max_queue_cmd: base::limits::COMMANDS_PER_SESSION_MAX,
@@ -166,6 +167,7 @@ struct Running {
     /// For the mutations.
     session: SessionId,
     retry: Option<Command>,
+    tried: SessionId,
 }
 
 struct Conn {
@@ -224,6 +226,8 @@ pub struct Target {
     persisting: Vec<Persisting>,
     /// What is on the node's own disk, by unit.
     durable: Vec<Vec<u8>>,
+    /// Tasks that go on at a time.
+    pauses: Vec<(Mono, u64)>,
     jobs: BTreeMap<u64, Job>,
     conns: BTreeMap<LinkId, Conn>,
     links: BTreeMap<ConnId, LinkId>,
@@ -232,7 +236,6 @@ pub struct Target {
     mutation: Option<Mutation>,
     swapped: Option<Vec<u8>>,
     leaked: Vec<block::Buf>,
-    attached: BTreeSet<u64>,
 }
 
 macro_rules! machine {
@@ -295,6 +298,7 @@ impl Target {
             by_id: BTreeMap::new(),
             wakes: Arc::default(),
             persisting: Vec::new(),
+            pauses: Vec::new(),
             jobs: BTreeMap::new(),
             conns: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -303,21 +307,19 @@ impl Target {
             mutation: config.mutation,
             swapped: None,
             leaked: Vec::new(),
-            attached: BTreeSet::new(),
         })
     }
 
     /// The node dies here and now; what its own disk kept survives.
     pub fn kill(mut self) -> Vec<Vec<u8>> {
-        self.units.clear();
-        self.context.completions.abandon();
         std::mem::take(&mut self.durable)
     }
 
     /// When something is due without input.
     pub fn next_due(&self) -> Mono {
         let persisted = self.persisting.iter().map(|p| p.at).min().unwrap_or(Mono::NEVER);
-        self.machine.next_deadline().min(persisted)
+        let pause = self.pauses.iter().map(|p| p.0).min().unwrap_or(Mono::NEVER);
+        self.machine.next_deadline().min(persisted).min(pause)
     }
 
     /// Tasks that are not over.
@@ -328,6 +330,11 @@ impl Target {
     /// Sessions that the machine has.
     pub fn sessions(&self) -> usize {
         self.machine.sessions().count()
+    }
+
+    /// Connections that are open.
+    pub fn connections(&self) -> usize {
+        self.conns.len()
     }
 
     /// Bytes of buffers that are out.
@@ -386,6 +393,11 @@ impl Target {
             }
             let mut any = self.completions(trace);
             any |= self.persisted(trace);
+            if let Some(at) = self.pauses.iter().position(|p| p.0 <= now) {
+                any = true;
+                let (_, key) = self.pauses.remove(at);
+                self.resume(key, Input::Woken);
+            }
             while let Some(action) = self.machine.poll_action() {
                 any = true;
                 self.action(action, net, trace);
@@ -396,7 +408,8 @@ impl Target {
             }
         }
         let limit = self.sessions.len().max(1)
-            * (base::limits::COMMANDS_PER_SESSION_MAX + base::limits::IMMEDIATE_COMMANDS_PER_SESSION_MAX) as usize;
+            * (base::limits::COMMANDS_PER_SESSION_MAX + base::limits::IMMEDIATE_COMMANDS_PER_SESSION_MAX)
+                as usize;
         if self.tasks.len() > limit {
             crate::fail!("{} tasks of {} sessions", self.tasks.len(), self.sessions.len());
         }
@@ -407,7 +420,11 @@ impl Target {
         let mut any = self.context.completions.run() > 0;
         let finished = std::mem::take(&mut *self.finished.0.borrow_mut());
         for (key, request) in finished {
-            trace.note(self.now, "disk", &[key, request.offset, request.len, u64::from(request.result.is_ok())]);
+            trace.note(
+                self.now,
+                "disk",
+                &[key, request.offset, request.len, u64::from(request.result.is_ok())],
+            );
             self.request_done(key, request);
         }
         let wakes = std::mem::take(&mut *self.wakes.lock().unwrap_or_else(PoisonError::into_inner));
@@ -490,17 +507,11 @@ impl Target {
         let Some(info) = self.machine.session(id) else { return };
         let key = Arc::clone(&info.key);
         self.next += 1;
-        let same = self.mutation == Some(Mutation::SkipReservations);
-        let initiator = if same {
-            scsi::InitiatorPort { name: "iqn.same:all".to_owned(), isid: [0; 6] }
-        } else {
-            scsi::InitiatorPort { name: key.initiator.clone(), isid: key.isid }
-        };
+        let initiator = scsi::InitiatorPort { name: key.initiator.clone(), isid: key.isid };
         let target = scsi::TargetPort { name: key.target.clone(), portal_group: key.portal_group };
         let nexus =
             Nexus { id: NexusId(self.next), initiator: Arc::new(initiator), target: Arc::new(target) };
         let places = self.units.iter().map(|u| u.lu.attach(&nexus)).collect();
-        self.attached.insert(self.next);
         self.sessions.insert(id, Session { nexus, places });
     }
 
@@ -514,12 +525,22 @@ impl Target {
             let reply = scsi::no_such_lun(&command, &inventory);
             return machine!(self, task_done, id, reply);
         };
-        let retry = (self.mutation == Some(Mutation::DropUnitAttention)).then(|| copy(&command));
+        let again = matches!(self.mutation, Some(Mutation::DropUnitAttention | Mutation::SkipReservations));
+        let retry = again.then(|| copy(&command));
         let task = Task::new(place, command, &inventory);
         self.next += 1;
         let key = self.next;
         self.by_id.insert(id, key);
-        let running = Running { id: Some(id), unit, task, aborted: false, busy: false, session, retry };
+        let running = Running {
+            id: Some(id),
+            unit,
+            task,
+            aborted: false,
+            busy: false,
+            session,
+            retry,
+            tried: SessionId(0),
+        };
         self.tasks.insert(key, running);
         self.drive(key, Input::Start);
     }
@@ -571,6 +592,7 @@ impl Target {
                     return self.persisting.push(Persisting { at, key, unit, bytes });
                 }
                 Step::Wait => return,
+                Step::Pause(at) => return self.pauses.push((at, key)),
                 Step::Reply(reply) => {
                     if let Some(id) = r.id.take() {
                         self.deliver(key, id, reply);
@@ -595,15 +617,26 @@ impl Target {
         }
     }
 
-    /// [`Mutation::DropUnitAttention`].
+    /// Runs a command again that should have been refused: [`Mutation::DropUnitAttention`] in its own name,
+    /// [`Mutation::SkipReservations`] in that of the next session.
     fn retry(&mut self, key: u64, reply: &Reply) -> bool {
         let attention = reply.sense.as_ref().is_some_and(|s| sense_key(s) == Some(6));
-        let Some(r) = self.tasks.get_mut(&key).filter(|_| attention) else { return false };
+        let conflict = reply.status == scsi::Status::ReservationConflict;
+        let Some(r) = self.tasks.get_mut(&key) else { return false };
         let Some(command) = r.retry.as_ref().map(copy) else { return false };
-        let inventory = AllUnits(&self.units);
+        let session = match self.mutation {
+            Some(Mutation::DropUnitAttention) if attention => Some(r.session),
+            Some(Mutation::SkipReservations) if conflict => {
+                let next = self.sessions.keys().copied().find(|&s| s > r.tried);
+                r.tried = next.unwrap_or(r.tried);
+                next
+            }
+            _ => None,
+        };
         let unit = r.unit;
-        let Some(place) = self.sessions.get_mut(&r.session).and_then(|s| s.places.get_mut(unit)) else { return false };
-        r.task = Task::new(place, command, &inventory);
+        let place = session.and_then(|s| self.sessions.get_mut(&s)).and_then(|s| s.places.get_mut(unit));
+        let Some(place) = place else { return false };
+        r.task = Task::new(place, command, &AllUnits(&self.units));
         true
     }
 
@@ -673,6 +706,11 @@ impl Target {
     fn abort(&mut self, id: TaskId) {
         let Some(&key) = self.by_id.get(&id) else { return };
         let Some(r) = self.tasks.get_mut(&key) else { return };
+        if r.task.outlives_abort() {
+            r.id = None;
+            self.by_id.remove(&id);
+            return machine!(self, task_aborted, id);
+        }
         r.aborted = true;
         if !r.busy || self.mutation == Some(Mutation::AbortTooEarly) {
             self.finish_aborted(key);
@@ -828,8 +866,7 @@ impl Target {
             return false;
         }
         let Some(batch) = c.sending.take() else { return false };
-        let bytes: Vec<u8> =
-            batch.segments.iter().flat_map(|&s| batch.bytes(s).iter().copied()).collect();
+        let bytes: Vec<u8> = batch.segments.iter().flat_map(|&s| batch.bytes(s).iter().copied()).collect();
         let n = bytes.len().min(room);
         let n = if n > 1 && self.random.below(6) == 0 { 1 + self.random.below(n as u64) as usize } else { n };
         let n = net.send(self.now, link, Side::Callee, &bytes[..n]);
@@ -840,6 +877,14 @@ impl Target {
         trace.note(self.now, "tx", &[link.0, n as u64]);
         machine!(self, tx_done, id, batch, n);
         true
+    }
+}
+
+impl Drop for Target {
+    /// What was in flight goes with it, and nobody is told.
+    fn drop(&mut self) {
+        self.units.clear();
+        self.context.completions.abandon();
     }
 }
 

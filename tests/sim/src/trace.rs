@@ -7,11 +7,15 @@ use base::Mono;
 pub struct Trace {
     hash: u64,
     events: u64,
-    /// Prints each event.
-    pub verbose: bool,
+    verbose: bool,
 }
 
 impl Trace {
+    /// An empty trace; a verbose one prints each event.
+    pub fn new(verbose: bool) -> Self {
+        Trace { verbose, ..Trace::default() }
+    }
+
     /// Takes an event in. `what` names it; the numbers tell it from others of its name.
     pub fn note(&mut self, now: Mono, what: &'static str, numbers: &[u64]) {
         self.events += 1;

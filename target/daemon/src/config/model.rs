@@ -109,27 +109,28 @@ pub struct StoreConf {
 }
 
 /// Parameters of units that are directives, in the order in which they are set.
-pub const LUN_PARAMETERS: [&str; 17] = [
+pub const LUN_PARAMETERS: [&str; 18] = [
     "scsi_id",
-    "scsi_sn",
+    "sense_format",
+    "removable",
+    "online",
+    "path",
+    "readonly",
     "vendor_id",
     "product_id",
     "product_rev",
-    "sense_format",
+    "scsi_sn",
     "lbppbe",
     "la_lba",
     "optimal_xfer_gran",
     "optimal_xfer_len",
-    "removable",
-    "readonly",
     "thin_provisioning",
     "rotation_rate",
     "iops_limit",
     "bps_limit",
-    "online",
 ];
 
-const LUN_OPTIONS: [&str; 11] = [
+const LUN_OPTIONS: [&str; 10] = [
     "lun",
     "allow-in-use",
     "device-type",
@@ -140,7 +141,6 @@ const LUN_OPTIONS: [&str; 11] = [
     "write-cache",
     "mode_page",
     "params",
-    "path",
 ];
 
 const GLOBAL_OPTIONS: [&str; 12] = [
@@ -226,6 +226,7 @@ pub(super) fn build(entries: &[Entry]) -> Result<TargetsConf, ConfigError> {
         conf.targets.insert(name.to_owned(), target(name, &parts)?);
     }
     check_tids(&conf)?;
+    find_passwords(&mut conf)?;
     Ok(conf)
 }
 
@@ -272,17 +273,33 @@ fn number<T: std::str::FromStr>(name: &str, text: &str, at: &At, right: &str) ->
     text.parse().map_err(|_| ConfigError::new(at, format!("{name} {text}: {right} is right")))
 }
 
+/// `user password`. A user alone is one that an `account` has the password of; an `account` takes the whole rest of
+/// its line for the password.
 fn login(name: &str, text: &str, at: &At) -> Result<Login, ConfigError> {
-    let mut words = text.split_whitespace();
-    match (words.next(), words.next(), words.next()) {
-        (Some(user), Some(password), None) if !user.contains(',') => {
-            Ok(Login { user: user.to_owned(), password: password.to_owned(), at: at.clone() })
-        }
-        _ => Err(ConfigError::new(
-            at,
-            format!("{name} takes a user and a password, and neither has blanks in it"),
-        )),
+    let (user, password) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    let password = password.trim_start();
+    let blank = password.contains(char::is_whitespace) && name != "account";
+    if user.contains(',') || blank || (password.is_empty() && name == "account") {
+        let text =
+            format!("{name} takes a user and a password (with blanks in it, it needs an account line)");
+        return Err(ConfigError::new(at, text));
     }
+    Ok(Login { user: user.to_owned(), password: password.to_owned(), at: at.clone() })
+}
+
+/// Gives passwords to the users that stand alone.
+fn find_passwords(conf: &mut TargetsConf) -> Result<(), ConfigError> {
+    let accounts = conf.accounts.clone();
+    let of_targets = conf.targets.values_mut().flat_map(|t| t.incoming.iter_mut().chain(&mut t.outgoing));
+    let of_discovery = conf.incoming_discovery.iter_mut().chain(&mut conf.outgoing_discovery);
+    for login in of_discovery.chain(of_targets).filter(|l| l.password.is_empty()) {
+        let account = accounts.iter().find(|a| a.user == login.user);
+        let account = account.ok_or_else(|| {
+            ConfigError::new(&login.at, format!("{} has no password; 'user password' is right", login.user))
+        })?;
+        login.password.clone_from(&account.password);
+    }
+    Ok(())
 }
 
 fn unknown(name: &str, at: &At, known: &[&[&str]]) -> ConfigError {
@@ -587,10 +604,8 @@ fn store(draft: &Draft<'_>, lun: u64, mut options: UnitOptions) -> Result<StoreC
         ));
     }
     let yes = |v: &Value| v.text == "yes";
-    let mut parameters: Vec<_> =
+    let parameters =
         LUN_PARAMETERS.iter().filter_map(|name| Some((*name, options.single.remove(name)?))).collect();
-    // tgt-admin passes it on; it fits a unit that is offline.
-    parameters.extend(options.single.remove("path").map(|v| ("path", v)));
     let store = StoreConf {
         path: draft.path.clone(),
         at: draft.at.clone(),

@@ -60,6 +60,8 @@ include /d/none*.conf
     let a = &conf.targets["iqn.a"];
     assert_eq!((a.stores[0].path.as_str(), a.stores[0].parameter("vendor_id")), ("/x", Some("My Vendor")));
     assert!(conf.targets["iqn.b"].stores.is_empty());
+    let conf = read("account bob a  b\noutgoingdiscoveryuser bob").unwrap();
+    assert_eq!(conf.outgoing_discovery.unwrap().password, "a  b");
 }
 
 #[test]
@@ -149,7 +151,9 @@ fn errors_name_the_place_and_what_is_right() {
         ("<zork a>\n</zork>", "/c:1: <zork> does not stand here"),
         ("/* x", "/c:1: this comment has no end"),
         ("x <<EOF", "/c:1: x: values of several lines"),
-        ("incomingdiscoveryuser a", "/c:1: incomingdiscoveryuser takes a user and a password"),
+        ("incomingdiscoveryuser a", "/c:1: a has no password; 'user password' is right"),
+        ("incomingdiscoveryuser a b c", "/c:1: incomingdiscoveryuser takes a user and a password"),
+        ("account a", "/c:1: account takes a user and a password"),
         ("iSNS Maybe", "/c:1: iSNS is On or Off"),
     ] {
         match read(text) {

@@ -79,8 +79,10 @@ impl Control {
     }
 
     fn new_account(&mut self, user: &str, password: &str) -> Result<(), Refusal> {
-        if user.is_empty() || password.is_empty() {
-            return Err(Refusal::invalid("user and password must not be empty"));
+        if user.is_empty() || password.is_empty() || user.contains(char::is_whitespace) {
+            return Err(Refusal::invalid(
+                "user and password must not be empty, and a user has no blanks in it",
+            ));
         }
         if self.accounts.iter().any(|a| a.user == user) {
             return Err(TgtError::UserExists.into());

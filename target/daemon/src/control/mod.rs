@@ -17,6 +17,7 @@
 mod accounts;
 pub mod acl;
 pub mod backend;
+pub mod dry;
 pub mod error;
 mod identity;
 mod json;

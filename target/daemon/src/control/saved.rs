@@ -121,6 +121,28 @@ struct VersionOnly {
 }
 
 impl SavedState {
+    /// A daemon without anything.
+    pub fn empty() -> Self {
+        SavedState {
+            version: VERSION,
+            system: SavedSystem {
+                online: true,
+                isns_server: String::new(),
+                isns_port: 3205,
+                isns_access_control: false,
+            },
+            accounts: Vec::new(),
+            discovery: SavedBindings::default(),
+            portals: Vec::new(),
+            targets: Vec::new(),
+        }
+    }
+
+    /// The target of a name.
+    pub fn target(&self, name: &str) -> Option<&SavedTarget> {
+        self.targets.iter().find(|t| t.name == name)
+    }
+
     /// As text.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
         serde_json::to_string_pretty(self)

@@ -164,12 +164,12 @@ impl Worker {
         }
     }
 
-    /// Starts what the throttle lets go.
+    /// Starts what the throttle lets go, and goes on with what paused; a task that has not begun begins whatever wakes it.
     pub fn start_throttled(&mut self) {
         while self.throttled.peek().is_some_and(|t| t.at <= self.now) {
             let Some(next) = self.throttled.pop() else { return };
             if self.tasks.get(next.key).is_some_and(|t| t.serial == next.serial) {
-                self.drive(next.key, Input::Start);
+                self.drive(next.key, Input::Woken);
             }
         }
     }
@@ -198,6 +198,7 @@ impl Worker {
                 Step::Abort(victims) => return self.abort_for(key, &victims),
                 Step::Persist => return self.persist(key, serial),
                 Step::Wait => return,
+                Step::Pause(at) => return self.throttled.push(Throttled { at, key, serial }),
                 Step::Reply(reply) => {
                     if let Some(id) = running.id.take() {
                         self.deliver(key, id, reply);

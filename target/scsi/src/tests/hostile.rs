@@ -122,6 +122,7 @@ proptest! {
                 Step::Persist => Input::Persisted(Ok(())),
                 Step::Abort(_) => Input::Aborted,
                 Step::Reply(_) => Input::Replied,
+                Step::Pause(_) => Input::Woken,
                 Step::Wait | Step::Done(_) | Step::Finished => break,
             };
         }

@@ -15,6 +15,7 @@ use crate::*;
 
 mod basics;
 mod copy;
+mod forcing;
 mod hostile;
 mod media;
 mod reserve;
@@ -232,6 +233,7 @@ impl Rig {
                     Input::Persisted(Ok(()))
                 }
                 Step::Wait => panic!("{task:?} waits for nobody"),
+                Step::Pause(_) => Input::Woken,
                 Step::Reply(r) => {
                     reply = Some(r);
                     Input::Replied

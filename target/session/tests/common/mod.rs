@@ -1,5 +1,11 @@
 //! A test initiator and a virtual link: bytes between a [`Machine`] and hands that play the engine.
-#![allow(dead_code, missing_docs)]
+#![allow(
+    dead_code,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    clippy::too_many_arguments
+)]
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};

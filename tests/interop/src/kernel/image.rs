@@ -13,7 +13,7 @@ use crate::command::{Run, find_program};
 use crate::packages;
 
 /// Raised whenever what is in the image changes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 const PACKAGES: &[packages::Need] = &[
     ("qemu-system-x86", "qemu-system-x86_64"),
@@ -66,7 +66,6 @@ const MODULES: &[&str] = &[
     "scsi_dh_alua",
     "ext4",
     "crc32c_generic",
-    "crc32c_intel",
     "libcrc32c",
     "md5",
     "sha1_generic",
@@ -210,6 +209,7 @@ fn add_programs<W: std::io::Write>(archive: &mut Archive<W>) -> Result<()> {
             libraries.extend(libraries_of(&file)?);
         }
     }
+    libraries.insert(unwinder()?);
     for library in libraries {
         archive.copy(&library, &library)?;
     }
@@ -217,6 +217,13 @@ fn add_programs<W: std::io::Write>(archive: &mut Archive<W>) -> Result<()> {
         archive.symlink(&Path::new("sbin").join(name), "kmod")?;
     }
     Ok(())
+}
+
+/// multipathd ends its threads with pthread_cancel, for which libc loads this by name.
+fn unwinder() -> Result<PathBuf> {
+    let dirs = ["/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64"];
+    let files = dirs.iter().map(|dir| Path::new(dir).join("libgcc_s.so.1"));
+    files.into_iter().find(|f| f.is_file()).context("libgcc_s.so.1 is not installed (package libgcc-s1)")
 }
 
 /// What ldd says; a static program has none.

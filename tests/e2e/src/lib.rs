@@ -1,2 +1,0 @@
-//! tests/e2e
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
