@@ -53,7 +53,7 @@ fn run(input: &[u8]) {
         }
         Err(error) => {
             assert!(error.at.line >= 1 && !error.message.is_empty(), "{error:?}");
-            assert!(error.to_string().starts_with("/etc/tgt/"), "{error}");
+            assert!(error.at.file.starts_with("/etc/tgt"), "{error}");
         }
     }
 }
