@@ -58,6 +58,11 @@ fn compare_and_write(call: &mut Call<'_>) -> Result<Outcome, Refusal> {
     span.check(call.unit())?;
     let range = span.bytes(call.unit());
     let len = range.end - range.start;
+    // More data than the count says: the count is wrong (256 blocks, say, which it cannot say).
+    if total(&call.command.data_out) > 2 * len {
+        call.transfer_len = Some(2 * len);
+        return Err(Sense::field(13).into());
+    }
     let data = take_exactly(call, 2 * len)?;
     if len == 0 {
         return Ok(Outcome::Good);

@@ -5,7 +5,7 @@ use base::limits::TRANSFER_BYTES_MAX;
 use crate::cdb::{Builder, be16, flag, u8_at};
 use crate::limits::{
     ATOMIC_BLOCKS_MAX, COMPARE_AND_WRITE_BLOCKS_MAX, UNMAP_BLOCKS_MAX, UNMAP_DESCRIPTORS_MAX,
-    write_same_blocks_max,
+    WRITE_SAME_BLOCKS_MAX,
 };
 use crate::opcodes::{Access, Entry, INFORM};
 use crate::sense::{Asc, Refusal, Sense};
@@ -204,7 +204,7 @@ fn block_limits(unit: &LogicalUnit, state: &State, b: &mut Builder) {
         0 => 1u16.checked_shl(u32::from(physical_exponent(unit, state))).unwrap_or(0),
         n => n,
     };
-    b.u8(0); // WSNZ: a WRITE SAME of zero blocks runs to the end of the unit
+    b.u8(u8::from(c.thin)); // WSNZ
     b.u8(COMPARE_AND_WRITE_BLOCKS_MAX);
     b.u16(granularity);
     b.u32(transfer_max);
@@ -218,7 +218,7 @@ fn block_limits(unit: &LogicalUnit, state: &State, b: &mut Builder) {
     } else {
         b.zeroes(16);
     }
-    b.u64(write_same_blocks_max(unit.shift));
+    b.u64(WRITE_SAME_BLOCKS_MAX);
     b.u32(ATOMIC_BLOCKS_MAX);
     b.u32(atomic_unit(unit, state)); // ATOMIC ALIGNMENT
     b.u32(atomic_unit(unit, state)); // ATOMIC TRANSFER LENGTH GRANULARITY
@@ -249,8 +249,9 @@ fn characteristics(unit: &LogicalUnit, state: &State, b: &mut Builder) {
     let rate = state.config.rotation_rate.unwrap_or(if unit.features.rotational { 0 } else { 1 });
     b.u16(rate);
     b.u8(0);
-    // WABEREQ: after SANITIZE BLOCK ERASE, which thin units have, blocks that were not written since read as zeroes.
-    b.u8(if state.config.thin { 0x40 } else { 0 });
+    // WABEREQ and WACEREQ: after SANITIZE BLOCK ERASE and CRYPTOGRAPHIC ERASE, which thin units have, blocks that were not
+    // written since read as zeroes.
+    b.u8(if state.config.thin { 0x50 } else { 0 });
     b.zeroes(64 - 8);
 }
 

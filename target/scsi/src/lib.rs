@@ -20,6 +20,7 @@ mod commands;
 mod config;
 mod copy;
 mod diagnostics;
+mod forcing;
 mod inquiry;
 mod lifecycle;
 mod limits;

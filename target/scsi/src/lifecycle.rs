@@ -2,6 +2,7 @@
 //! outlives the daemon.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use block::{Features, Geometry};
 
@@ -41,20 +42,30 @@ impl LogicalUnit {
     pub fn attach(self: &Arc<Self>, nexus: &Nexus) -> ItNexusLun {
         let mut attentions = Attentions::default();
         attentions.raise(Asc::RESET_OCCURRED);
-        let entry = NexusEntry { attentions, prevents_removal: false, deferred: None };
         let mut state = self.lock();
+        let told = state.told.enter(&nexus.initiator, self.failures.count());
+        let told = Arc::new(AtomicU64::new(told));
+        let entry = NexusEntry {
+            port: Arc::clone(&nexus.initiator),
+            told: Arc::clone(&told),
+            attentions,
+            prevents_removal: false,
+            deferred: None,
+        };
         state.nexuses.insert(nexus.id, entry);
         state.reservations.attach(nexus);
         state.alua.know(nexus.target.portal_group);
         drop(state);
         self.moved();
-        ItNexusLun { attached: Arc::new(Attached::new(Arc::clone(self), nexus.clone())) }
+        ItNexusLun { attached: Arc::new(Attached::new(Arc::clone(self), nexus.clone(), told)) }
     }
 
     /// The nexus is lost (SAM-5 6.3.4): what it held without persistence is released.
     pub fn detach(&self, nexus: NexusId) {
         let mut state = self.lock();
-        state.nexuses.remove(&nexus);
+        if let Some(entry) = state.nexuses.remove(&nexus) {
+            state.told.leave(&entry.port, entry.told.load(Ordering::Acquire));
+        }
         state.reservations.detach(nexus);
         state.copies.detach(nexus);
         drop(state);

@@ -15,7 +15,5 @@ pub(crate) const PARAMETER_BYTES_MAX: usize = 8192;
 /// LBA status descriptors in one reply.
 pub(crate) const LBA_STATUS_DESCRIPTORS_MAX: usize = 1024;
 
-/// Blocks of one WRITE SAME, of blocks of 2^`shift` bytes: 64 MiB.
-pub(crate) const fn write_same_blocks_max(shift: u32) -> u64 {
-    (64 << 20) >> shift
-}
+/// Blocks of one WRITE SAME: all that WRITE SAME(10) can say.
+pub(crate) const WRITE_SAME_BLOCKS_MAX: u64 = 65535;

@@ -12,11 +12,14 @@ pub(crate) struct Attached {
     pub(crate) nexus: Nexus,
     /// The unit's epoch at which reads, and writes, of this nexus passed every check; 0 is never.
     clear: [AtomicU64; 2],
+    /// Of how many failed flushes the nexus was told.
+    pub(crate) told: Arc<AtomicU64>,
 }
 
 impl Attached {
-    pub(crate) fn new(unit: Arc<LogicalUnit>, nexus: Nexus) -> Self {
-        Attached { unit, nexus, clear: [AtomicU64::new(0), AtomicU64::new(0)] }
+    pub(crate) fn new(unit: Arc<LogicalUnit>, nexus: Nexus, told: Arc<AtomicU64>) -> Self {
+        let clear = [AtomicU64::new(0), AtomicU64::new(0)];
+        Attached { unit, nexus, clear, told }
     }
 
     /// Whether a command of this class passed every check at `epoch`.

@@ -7,7 +7,7 @@ use block::{Bufs, Extent, ExtentState, IoErrorKind};
 use crate::cdb::{Builder, be16, be32, be64, flag, u8_at};
 use crate::limits::{
     LBA_STATUS_DESCRIPTORS_MAX, PARAMETER_BYTES_MAX, UNMAP_BLOCKS_MAX, UNMAP_DESCRIPTORS_MAX,
-    write_same_blocks_max,
+    WRITE_SAME_BLOCKS_MAX,
 };
 use crate::opcodes::{Access, Entry, Needs, READS, WRITES};
 use crate::range_lock::Range;
@@ -110,21 +110,26 @@ fn write_same(call: &mut Call<'_>) -> Result<Outcome, Refusal> {
     if anchor {
         return Err(Sense::field_bit(1, 4).into());
     }
-    if unmap && !call.unit().lock().config.thin {
+    let thin = call.unit().lock().config.thin;
+    if unmap && !thin {
         return Err(Sense::field_bit(1, 3).into());
     }
     let mut span = Span::of(cdb);
     span.check(call.unit())?;
     if span.blocks == 0 {
+        // To the end of the unit; but WSNZ is 1 where a slip of that kind would unmap it all.
+        if thin {
+            return Err(Sense::field(Span::count_at(cdb)).into());
+        }
         span.blocks = call.unit().blocks() - span.lba;
     }
-    if span.blocks > write_same_blocks_max(call.unit().shift) {
+    if span.blocks > WRITE_SAME_BLOCKS_MAX {
         return Err(Sense::field(Span::count_at(cdb)).into());
     }
     let block = take_exactly(call, if no_data { 0 } else { 1 << call.unit().shift })?;
     let block: Vec<u8> = block.iter().flat_map(|b| b.iter().copied()).collect();
     let range = span.bytes(call.unit());
-    // Data other than zeroes are never unmapped: they would not read back (SBC-3 4.7.3.4.4).
+    // Reads shall give what was sent, unmapped or not (SBC-3 5.44): only zeroes can be unmapped.
     let pattern = block.iter().any(|&b| b != 0).then_some(block);
     let unmap = unmap && pattern.is_none();
     Ok(Outcome::Job(Box::new(Zero { hull: range, ranges: vec![range], pattern, unmap, stage: Stage::Work })))

@@ -66,6 +66,10 @@ fn start_stop(call: &mut Call<'_>) -> Result<Outcome, Refusal> {
     if load_eject && !unit.lock().config.removable {
         return Err(Sense::field_bit(4, 1).into());
     }
+    // Prevented is LOEJ either way: a medium may not be changed.
+    if load_eject && unit.removal_prevented() {
+        return Err(Sense::illegal(Asc::REMOVAL_PREVENTED).into());
+    }
     if start {
         if load_eject {
             unit.load(call.at.nexus.id);
@@ -73,9 +77,6 @@ fn start_stop(call: &mut Call<'_>) -> Result<Outcome, Refusal> {
         return Ok(Outcome::Good);
     }
     let loaded = unit.lock().ready().is_ok();
-    if load_eject && unit.removal_prevented() {
-        return Err(Sense::illegal(Asc::REMOVAL_PREVENTED).into());
-    }
     if !loaded || no_flush {
         if load_eject {
             unit.eject()?;

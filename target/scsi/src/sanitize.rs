@@ -10,8 +10,8 @@
 //! ```
 //!
 //! OVERWRITE writes its pattern over every block. BLOCK ERASE exists on thin units: it writes zeroes over all that is
-//! mapped and then unmaps it, so that the data are gone from what lies below too. There is no CRYPTOGRAPHIC ERASE, since
-//! nothing is encrypted here.
+//! mapped and then unmaps it, so that the data are gone from what lies below too. CRYPTOGRAPHIC ERASE has no key to change
+//! here and does the same, which reaches what it promises, that no data can be had any more, by the longer way.
 
 use std::time::Duration;
 
@@ -62,6 +62,12 @@ pub(crate) const COMMANDS: &[Entry] = &[
         Needs { thin: true, ..NEEDS },
     ),
     sanitize_entry(
+        CRYPTOGRAPHIC_ERASE,
+        "SANITIZE, CRYPTOGRAPHIC ERASE",
+        &[0x48, 0xa3, 0, 0, 0, 0, 0, 0xff, 0xff, 0x04],
+        Needs { thin: true, ..NEEDS },
+    ),
+    sanitize_entry(
         EXIT_FAILURE_MODE,
         "SANITIZE, EXIT FAILURE MODE",
         &[0x48, 0xbf, 0, 0, 0, 0, 0, 0xff, 0xff, 0x04],
@@ -71,6 +77,7 @@ pub(crate) const COMMANDS: &[Entry] = &[
 
 const OVERWRITE: u16 = 0x01;
 const BLOCK_ERASE: u16 = 0x02;
+const CRYPTOGRAPHIC_ERASE: u16 = 0x03;
 const EXIT_FAILURE_MODE: u16 = 0x1f;
 
 /// What goes on.
@@ -148,7 +155,7 @@ fn sanitize(call: &mut Call<'_>) -> Result<Outcome, Refusal> {
     }
     let passes = match action {
         OVERWRITE => overwrite_passes(call, declared)?,
-        BLOCK_ERASE => vec![Pass::Zero { unmap: true }, Pass::ZeroMapped],
+        BLOCK_ERASE | CRYPTOGRAPHIC_ERASE => vec![Pass::Zero { unmap: true }, Pass::ZeroMapped],
         _ => return exit_failure_mode(call.unit()),
     };
     begin(call, Kind::Sanitize, passes, immediate, may_exit)

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use block::GateState;
 
+use crate::forcing::Forcing;
 use crate::nexus::{Attached, ItNexusLun};
 use crate::opcodes::{self, Entry};
 use crate::range_lock::{Range, Ticket};
@@ -159,6 +160,8 @@ pub struct Task {
     held: Option<Ticket>,
     stage: Stage,
     replied: bool,
+    /// What the operation that runs puts on the medium.
+    forcing: Option<Forcing>,
     transfer_len: Option<u64>,
 }
 
@@ -185,11 +188,24 @@ impl Task {
             _ => Prepared::Nothing,
         };
         let at = Arc::clone(&at.attached);
-        Task { at, command, prepared, held: None, stage: Stage::Start, replied: false, transfer_len: None }
+        Task {
+            at,
+            command,
+            prepared,
+            held: None,
+            stage: Stage::Start,
+            replied: false,
+            forcing: None,
+            transfer_len: None,
+        }
     }
 
     /// Goes on with `input`. After [`Step::Done`] or [`Step::Finished`] the task is over.
     pub fn step(&mut self, cx: &StepContext<'_>, input: Input) -> Step {
+        let input = match self.forcing.take() {
+            None => input,
+            Some(forcing) => forcing.judge(&self.at, input),
+        };
         let mut call = Call {
             at: &self.at,
             command: &mut self.command,
@@ -200,7 +216,9 @@ impl Task {
         };
         let result = advance(&mut self.stage, &mut call, input);
         self.transfer_len = call.transfer_len;
-        self.settle(result)
+        let step = self.settle(result);
+        self.forcing = Forcing::of(&step);
+        step
     }
 
     /// Whether the task must be stepped on although its command was aborted, its session ended or its unit was reset

@@ -13,11 +13,12 @@ use block::{Features, Gate, GateState, Geometry};
 use crate::alua::Alua;
 use crate::attention::Attentions;
 use crate::copy::Copies;
+use crate::forcing::{Failures, Told};
 use crate::range_lock::RangeLock;
 use crate::reservation::Reservations;
 use crate::sanitize::Activity;
 use crate::sense::{Asc, Key, Refusal, Sense};
-use crate::{LuChange, LuConfig, LuKind, NexusId, Waker};
+use crate::{InitiatorPort, LuChange, LuConfig, LuKind, NexusId, Waker};
 
 /// A logical unit, shared by all threads.
 #[derive(Debug)]
@@ -38,6 +39,7 @@ pub struct LogicalUnit {
     gate: Gate,
     gate_waiters: Waiters,
     pub(crate) ranges: RangeLock,
+    pub(crate) failures: Failures,
     pub(crate) state: Mutex<State>,
 }
 
@@ -54,6 +56,9 @@ impl std::fmt::Debug for Waiters {
 /// What a unit remembers of one nexus.
 #[derive(Debug)]
 pub(crate) struct NexusEntry {
+    pub(crate) port: Arc<InitiatorPort>,
+    /// Of how many failed flushes it was told.
+    pub(crate) told: Arc<AtomicU64>,
     pub(crate) attentions: Attentions,
     /// PREVENT ALLOW MEDIUM REMOVAL by this nexus (SPC-4 6.15).
     pub(crate) prevents_removal: bool,
@@ -72,6 +77,8 @@ pub(crate) struct State {
     pub(crate) reservations: Reservations,
     pub(crate) alua: Alua,
     pub(crate) copies: Copies,
+    /// What ports that went away were told of failed flushes.
+    pub(crate) told: Told,
     /// The medium was ejected.
     pub(crate) ejected: bool,
     /// Work on the whole unit.
@@ -148,6 +155,7 @@ impl LogicalUnit {
             gate: Gate::default(),
             gate_waiters: Waiters::default(),
             ranges: RangeLock::default(),
+            failures: Failures::default(),
             state: Mutex::new(State {
                 defaults: config.clone(),
                 config,
@@ -156,6 +164,7 @@ impl LogicalUnit {
                 reservations: Reservations::default(),
                 alua: Alua::default(),
                 copies: Copies::default(),
+                told: Told::default(),
                 ejected: false,
                 activity: Activity::Idle,
             }),

@@ -54,6 +54,7 @@ pub const CASES: &[Case] = &[
     case("write-4k-qd1", Client::Ours(1), true, 4096, 1),
     case("write-256k", Client::Ours(1), true, 262_144, 8),
     case("read-4k-8x32", Client::Ours(8), false, 4096, 32),
+    Case { unit: UNITS_FIRST, ..case("read-4k-64x4", Client::Ours(64), false, 4096, 4) },
     Case { unit: UNITS_FIRST, units: 64, ..case("read-4k-64x4-64luns", Client::Ours(64), false, 4096, 4) },
 ];
 
@@ -126,6 +127,8 @@ pub struct Idle {
     pub kind: Kind,
     /// How many.
     pub sessions: u32,
+    /// Units of the target.
+    pub units: usize,
     /// CPU time in a second, microseconds.
     pub cpu_us_a_second: f64,
     /// Resident memory with them, bytes.
@@ -135,7 +138,9 @@ pub struct Idle {
 }
 
 /// Logs `count` sessions in, and watches them do nothing.
-pub fn idle(kind: Kind, places: &Places, count: u32) -> Result<Idle> {
+pub fn idle(kind: Kind, places: &Places, count: u32, units: usize) -> Result<Idle> {
+    let files = places.files[..units].to_vec();
+    let places = &Places { files, ..places.clone() };
     let server = Server::target(kind, places)?;
     let resident_before = cpu::resident(server.pid())?;
     let sessions = (0..count)
@@ -149,7 +154,7 @@ pub fn idle(kind: Kind, places: &Places, count: u32) -> Result<Idle> {
     let cpu_us_a_second = used.as_secs_f64() * 1e6 / start.elapsed().as_secs_f64();
     let resident = cpu::resident(server.pid())?;
     drop(sessions);
-    Ok(Idle { kind, sessions: count, cpu_us_a_second, resident, resident_before })
+    Ok(Idle { kind, sessions: count, units, cpu_us_a_second, resident, resident_before })
 }
 
 /// A `perf record` of a server, printed when it ends.

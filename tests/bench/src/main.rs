@@ -127,11 +127,13 @@ fn main() -> Result<()> {
     for kind in [Kind::Tgt, Kind::Plinth] {
         let there = kind == Kind::Tgt || places.plinth.is_some();
         if arguments.wants_case("idle") && arguments.wants_server(kind) && there {
-            eprintln!("1,000 idle sessions on {}", kind.name());
-            match cases::idle(kind, &places, 1000) {
-                Ok(i) => idle.push(i),
-                Err(e) if kind == Kind::Tgt => eprintln!("1,000 sessions on tgt: {e:#}"),
-                Err(e) => return Err(e),
+            for units in [1, places.files.len()] {
+                eprintln!("1,000 idle sessions on {} with {units} units", kind.name());
+                match cases::idle(kind, &places, 1000, units) {
+                    Ok(i) => idle.push(i),
+                    Err(e) if kind == Kind::Tgt => eprintln!("1,000 sessions on tgt: {e:#}"),
+                    Err(e) => return Err(e),
+                }
             }
         }
     }

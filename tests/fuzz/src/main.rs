@@ -37,8 +37,6 @@ const COVERAGE: &[&str] = &[
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
     "-Cllvm-args=-sanitizer-coverage-pc-table",
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
-    // One unit a crate, or the counters' sections are dropped with the units that the linker drops.
-    "-Ccodegen-units=1",
 ];
 
 fn main() -> ExitCode {

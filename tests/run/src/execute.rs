@@ -33,6 +33,7 @@ struct Sink {
 
 /// Runs `tier`; its log goes to `logs`.
 pub fn tier(tier: &Tier, logs: &Path) -> Result<Done> {
+    interop::packages::require(tier.needs)?;
     let path = logs.join(format!("{}.log", tier.name));
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     let sink = Arc::new(Mutex::new(Sink { file, text: String::new() }));

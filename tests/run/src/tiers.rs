@@ -24,6 +24,8 @@ pub struct Tier {
     pub limit_s: u64,
     /// How it is counted.
     pub count: Count,
+    /// Packages that it needs and does not look for itself, each with the program that it brings.
+    pub needs: &'static [(&'static str, &'static str)],
 }
 
 impl Tier {
@@ -43,6 +45,7 @@ pub const TIERS: &[Tier] = &[
         command: &["cargo", "fmt", "--all", "--check"],
         limit_s: 60,
         count: Count::Whole,
+        needs: &[],
     },
     Tier {
         name: "layers",
@@ -50,6 +53,7 @@ pub const TIERS: &[Tier] = &[
         command: &["cargo", "run", "-q", "-p", "plinth-layers"],
         limit_s: 300,
         count: Count::Whole,
+        needs: &[],
     },
     Tier {
         name: "lint",
@@ -57,6 +61,7 @@ pub const TIERS: &[Tier] = &[
         command: &["cargo", "clippy", "-q", "--workspace", "--all-targets", "--", "-D", "warnings"],
         limit_s: 900,
         count: Count::Whole,
+        needs: &[],
     },
     Tier {
         name: "build",
@@ -64,6 +69,7 @@ pub const TIERS: &[Tier] = &[
         command: &["cargo", "build", "-q", "--workspace"],
         limit_s: 900,
         count: Count::Whole,
+        needs: &[],
     },
     Tier {
         name: "unit",
@@ -71,6 +77,44 @@ pub const TIERS: &[Tier] = &[
         command: &["cargo", "test", "--workspace", "--no-fail-fast"],
         limit_s: 900,
         count: Count::Cargo,
+        needs: &[],
+    },
+    Tier {
+        name: "simulation",
+        about: "simulated initiators, networks and disks, new seeds in each run",
+        command: &["cargo", "run", "-q", "-p", "plinth-sim", "--", "--seeds", "100"],
+        limit_s: 300,
+        count: Count::Whole,
+        needs: &[],
+    },
+    Tier {
+        name: "fuzz",
+        about: "every parser of hostile bytes, a few seconds each",
+        command: &["cargo", "run", "-q", "-p", "plinth-fuzz", "--", "--seconds", "5", "--self-check"],
+        limit_s: 600,
+        count: Count::Tally,
+        needs: &[("g++", "c++")],
+    },
+    Tier {
+        name: "simulator",
+        about: "simulated targets, disks and networks: seeds that are always the same",
+        command: &["cargo", "run", "-q", "-p", "plinth-sim", "--", "--seed", "1", "--seeds", "200"],
+        limit_s: 600,
+        count: Count::Whole,
+    },
+    Tier {
+        name: "fresh-seeds",
+        about: "the same with seeds that nobody ran before; a failing one is printed",
+        command: &["cargo", "run", "-q", "-p", "plinth-sim", "--", "--seeds", "100"],
+        limit_s: 600,
+        count: Count::Whole,
+    },
+    Tier {
+        name: "fuzz",
+        about: "every parser of bytes from outside, briefly",
+        command: &["cargo", "run", "-q", "-p", "plinth-fuzz", "--", "--self-check", "--seconds", "10"],
+        limit_s: 900,
+        count: Count::Whole,
     },
     Tier {
         name: "tools",
@@ -78,6 +122,7 @@ pub const TIERS: &[Tier] = &[
         command: &["cargo", "run", "-q", "-p", INTEROP, "--", "libiscsi"],
         limit_s: 180,
         count: Count::Tally,
+        needs: &[],
     },
     Tier {
         name: "qemu-img",
@@ -85,6 +130,7 @@ pub const TIERS: &[Tier] = &[
         command: &["cargo", "run", "-q", "-p", INTEROP, "--", "qemu-img"],
         limit_s: 300,
         count: Count::Tally,
+        needs: &[],
     },
     Tier {
         name: "conformance",
@@ -92,6 +138,7 @@ pub const TIERS: &[Tier] = &[
         command: &["cargo", "run", "-q", "-p", INTEROP, "--", "conformance", "--quick"],
         limit_s: 600,
         count: Count::Tally,
+        needs: &[],
     },
     Tier {
         name: "e2e",
@@ -99,6 +146,7 @@ pub const TIERS: &[Tier] = &[
         command: &["cargo", "run", "-q", "-p", "plinth-e2e"],
         limit_s: 600,
         count: Count::Tally,
+        needs: &[],
     },
     Tier {
         name: "kernel",
@@ -106,5 +154,6 @@ pub const TIERS: &[Tier] = &[
         command: &["cargo", "run", "-q", "-p", INTEROP, "--", "kernel"],
         limit_s: 900,
         count: Count::Tally,
+        needs: &[],
     },
 ];

@@ -101,6 +101,8 @@ struct Managing {
     function: TmfFunction,
     unit: u32,
     reference: Option<u32>,
+    /// Commands before this one are concerned.
+    before: Serial,
 }
 
 /// What the login agreed on.
@@ -383,7 +385,7 @@ impl Initiator {
         let mut bhs = [0; BHS_LEN];
         request.encode(&mut bhs);
         self.put(&bhs, &[]);
-        let managing = Managing { function, unit, reference: reference.map(|r| r.0) };
+        let managing = Managing { function, unit, reference: reference.map(|r| r.0), before: self.cmd_sn };
         self.managing.insert(itt, (managing, now + REPLY_TIMEOUT));
     }
 
@@ -763,13 +765,10 @@ impl Initiator {
             (TmfFunction::AbortTask, TmfResponse::Complete | TmfResponse::NoTask) => {
                 m.reference.into_iter().filter(|r| self.tasks.contains_key(r)).collect()
             }
-            (TmfFunction::TargetWarmReset, TmfResponse::Complete) => self.tasks.keys().copied().collect(),
-            (_, TmfResponse::Complete) => {
-                self.tasks.iter().filter(|(_, t)| t.ask.unit == m.unit).map(|(&i, _)| i).collect()
-            }
+            (TmfFunction::TargetWarmReset, TmfResponse::Complete) => self.before(m.before, |_| true),
+            (_, TmfResponse::Complete) => self.before(m.before, |t| t.ask.unit == m.unit),
             (function, response) => fail!("{function:?} was answered with {response:?}"),
         };
-        // What was sent after the request is not concerned: none is, since nothing else is sent meanwhile.
         for itt in over {
             if let Some(t) = self.tasks.remove(&itt) {
                 self.told.push(Told::Ended { token: t.ask.token, unit: t.ask.unit, end: End::Resolved });
@@ -779,6 +778,11 @@ impl Initiator {
             self.told.push(Told::Managed { function: m.function, unit: m.unit });
         }
         Ok(())
+    }
+
+    /// The commands that were sent before `sn` and for which `which` holds.
+    fn before(&self, sn: Serial, which: impl Fn(&Pending) -> bool) -> Vec<u32> {
+        self.tasks.iter().filter(|(_, t)| t.cmd_sn.precedes(sn) && which(t)).map(|(&itt, _)| itt).collect()
     }
 
     /// Whether a task management function waits that concerns more than one task: commands sent now might or might not be

@@ -427,6 +427,14 @@ impl Judge {
         Ok(())
     }
 
+    /// The target was killed. What it knew of failed flushes is gone with it, and what every initiator is told instead, by
+    /// the unit attention for power on, is that volatile caches may have lost what they held (SPC-4 5.8).
+    pub fn killed(&mut self) {
+        if self.errors_expected {
+            self.oracles.iter_mut().for_each(Oracle::doubt);
+        }
+    }
+
     /// Commands that did not end.
     pub fn open(&self) -> usize {
         self.items.len()

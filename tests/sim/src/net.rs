@@ -1,7 +1,7 @@
 //! The virtual network: links that carry bytes both ways, in order, late, in pieces, until they are cut. It knows no
 //! protocol and no nodes; whoever sends names the link and the side.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use base::random::SeededRandom;
@@ -84,7 +84,6 @@ struct Link {
     to: [Pipe; 2],
     /// One piece in so many towards the callee has a bit flipped; 0: none.
     flip_one_in: u64,
-    flipped: bool,
 }
 
 /// All links.
@@ -94,13 +93,21 @@ pub struct Net {
     pub config: NetConfig,
     random: SeededRandom,
     links: BTreeMap<LinkId, Link>,
+    /// Links on which a bit was flipped, also those that are over.
+    flipped: BTreeSet<LinkId>,
     next: u64,
 }
 
 impl Net {
     /// A network without links.
     pub fn new(config: NetConfig, seed: u64) -> Self {
-        Net { config, random: SeededRandom::new(seed ^ 0x6e65_7400), links: BTreeMap::new(), next: 0 }
+        Net {
+            config,
+            random: SeededRandom::new(seed ^ 0x6e65_7400),
+            links: BTreeMap::new(),
+            flipped: BTreeSet::new(),
+            next: 0,
+        }
     }
 
     /// A new link.
@@ -133,7 +140,7 @@ impl Net {
             if from == Side::Caller && l.flip_one_in > 0 && random.below(l.flip_one_in) == 0 {
                 let bit = random.below(len as u64 * 8) as usize;
                 piece[bit / 8] ^= 1 << (bit % 8);
-                l.flipped = true;
+                self.flipped.insert(link);
             }
             let at = pipe.last.max(now + delay(&config, random));
             pipe.last = at;
@@ -157,7 +164,7 @@ impl Net {
 
     /// Whether a bit was flipped on the link.
     pub fn was_flipped(&self, link: LinkId) -> bool {
-        self.links.get(&link).is_some_and(|l| l.flipped)
+        self.flipped.contains(&link)
     }
 
     /// `side` closes: the other hears of it after the bytes on the way; nothing more comes back.

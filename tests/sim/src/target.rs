@@ -4,7 +4,7 @@
 //! [`Mutation`]s make it do one thing wrong each: they are how the simulator is tested.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,7 +47,7 @@ pub enum Mutation {
     SwallowErrors,
     /// Unit attentions are swallowed: the command is run again instead.
     DropUnitAttention,
-    /// All initiators look like one to reservations.
+    /// A command that conflicts with a reservation is run in the name of somebody else.
     SkipReservations,
     /// What reservations should survive a crash is not written.
     ForgetReservations,
@@ -167,6 +167,7 @@ struct Running {
     /// For the mutations.
     session: SessionId,
     retry: Option<Command>,
+    tried: SessionId,
 }
 
 struct Conn {
@@ -225,6 +226,8 @@ pub struct Target {
     persisting: Vec<Persisting>,
     /// What is on the node's own disk, by unit.
     durable: Vec<Vec<u8>>,
+    /// Tasks that go on at a time.
+    pauses: Vec<(Mono, u64)>,
     jobs: BTreeMap<u64, Job>,
     conns: BTreeMap<LinkId, Conn>,
     links: BTreeMap<ConnId, LinkId>,
@@ -233,7 +236,6 @@ pub struct Target {
     mutation: Option<Mutation>,
     swapped: Option<Vec<u8>>,
     leaked: Vec<block::Buf>,
-    attached: BTreeSet<u64>,
 }
 
 macro_rules! machine {
@@ -296,6 +298,7 @@ impl Target {
             by_id: BTreeMap::new(),
             wakes: Arc::default(),
             persisting: Vec::new(),
+            pauses: Vec::new(),
             jobs: BTreeMap::new(),
             conns: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -304,7 +307,6 @@ impl Target {
             mutation: config.mutation,
             swapped: None,
             leaked: Vec::new(),
-            attached: BTreeSet::new(),
         })
     }
 
@@ -316,7 +318,8 @@ impl Target {
     /// When something is due without input.
     pub fn next_due(&self) -> Mono {
         let persisted = self.persisting.iter().map(|p| p.at).min().unwrap_or(Mono::NEVER);
-        self.machine.next_deadline().min(persisted)
+        let pause = self.pauses.iter().map(|p| p.0).min().unwrap_or(Mono::NEVER);
+        self.machine.next_deadline().min(persisted).min(pause)
     }
 
     /// Tasks that are not over.
@@ -390,6 +393,11 @@ impl Target {
             }
             let mut any = self.completions(trace);
             any |= self.persisted(trace);
+            if let Some(at) = self.pauses.iter().position(|p| p.0 <= now) {
+                any = true;
+                let (_, key) = self.pauses.remove(at);
+                self.resume(key, Input::Woken);
+            }
             while let Some(action) = self.machine.poll_action() {
                 any = true;
                 self.action(action, net, trace);
@@ -499,17 +507,11 @@ impl Target {
         let Some(info) = self.machine.session(id) else { return };
         let key = Arc::clone(&info.key);
         self.next += 1;
-        let same = self.mutation == Some(Mutation::SkipReservations);
-        let initiator = if same {
-            scsi::InitiatorPort { name: "iqn.same:all".to_owned(), isid: [0; 6] }
-        } else {
-            scsi::InitiatorPort { name: key.initiator.clone(), isid: key.isid }
-        };
+        let initiator = scsi::InitiatorPort { name: key.initiator.clone(), isid: key.isid };
         let target = scsi::TargetPort { name: key.target.clone(), portal_group: key.portal_group };
         let nexus =
             Nexus { id: NexusId(self.next), initiator: Arc::new(initiator), target: Arc::new(target) };
         let places = self.units.iter().map(|u| u.lu.attach(&nexus)).collect();
-        self.attached.insert(self.next);
         self.sessions.insert(id, Session { nexus, places });
     }
 
@@ -523,12 +525,22 @@ impl Target {
             let reply = scsi::no_such_lun(&command, &inventory);
             return machine!(self, task_done, id, reply);
         };
-        let retry = (self.mutation == Some(Mutation::DropUnitAttention)).then(|| copy(&command));
+        let again = matches!(self.mutation, Some(Mutation::DropUnitAttention | Mutation::SkipReservations));
+        let retry = again.then(|| copy(&command));
         let task = Task::new(place, command, &inventory);
         self.next += 1;
         let key = self.next;
         self.by_id.insert(id, key);
-        let running = Running { id: Some(id), unit, task, aborted: false, busy: false, session, retry };
+        let running = Running {
+            id: Some(id),
+            unit,
+            task,
+            aborted: false,
+            busy: false,
+            session,
+            retry,
+            tried: SessionId(0),
+        };
         self.tasks.insert(key, running);
         self.drive(key, Input::Start);
     }
@@ -580,6 +592,7 @@ impl Target {
                     return self.persisting.push(Persisting { at, key, unit, bytes });
                 }
                 Step::Wait => return,
+                Step::Pause(at) => return self.pauses.push((at, key)),
                 Step::Reply(reply) => {
                     if let Some(id) = r.id.take() {
                         self.deliver(key, id, reply);
@@ -604,17 +617,26 @@ impl Target {
         }
     }
 
-    /// [`Mutation::DropUnitAttention`].
+    /// Runs a command again that should have been refused: [`Mutation::DropUnitAttention`] in its own name,
+    /// [`Mutation::SkipReservations`] in that of the next session.
     fn retry(&mut self, key: u64, reply: &Reply) -> bool {
         let attention = reply.sense.as_ref().is_some_and(|s| sense_key(s) == Some(6));
-        let Some(r) = self.tasks.get_mut(&key).filter(|_| attention) else { return false };
+        let conflict = reply.status == scsi::Status::ReservationConflict;
+        let Some(r) = self.tasks.get_mut(&key) else { return false };
         let Some(command) = r.retry.as_ref().map(copy) else { return false };
-        let inventory = AllUnits(&self.units);
-        let unit = r.unit;
-        let Some(place) = self.sessions.get_mut(&r.session).and_then(|s| s.places.get_mut(unit)) else {
-            return false;
+        let session = match self.mutation {
+            Some(Mutation::DropUnitAttention) if attention => Some(r.session),
+            Some(Mutation::SkipReservations) if conflict => {
+                let next = self.sessions.keys().copied().find(|&s| s > r.tried);
+                r.tried = next.unwrap_or(r.tried);
+                next
+            }
+            _ => None,
         };
-        r.task = Task::new(place, command, &inventory);
+        let unit = r.unit;
+        let place = session.and_then(|s| self.sessions.get_mut(&s)).and_then(|s| s.places.get_mut(unit));
+        let Some(place) = place else { return false };
+        r.task = Task::new(place, command, &AllUnits(&self.units));
         true
     }
 
@@ -684,6 +706,11 @@ impl Target {
     fn abort(&mut self, id: TaskId) {
         let Some(&key) = self.by_id.get(&id) else { return };
         let Some(r) = self.tasks.get_mut(&key) else { return };
+        if r.task.outlives_abort() {
+            r.id = None;
+            self.by_id.remove(&id);
+            return machine!(self, task_aborted, id);
+        }
         r.aborted = true;
         if !r.busy || self.mutation == Some(Mutation::AbortTooEarly) {
             self.finish_aborted(key);

@@ -224,7 +224,9 @@ impl World {
         }
         // Time always moves, so that nothing that is due again at once holds it.
         self.now = next.max(self.now + Duration::from_nanos(1)).min(self.now + Duration::from_secs(1));
-        self.disks.iter().for_each(|d| drop(d.advance(self.now)));
+        for disk in &self.disks {
+            disk.advance(self.now);
+        }
         self.pump()?;
         for (link, side, arrival) in self.net.arrivals(self.now) {
             match (side, arrival) {
@@ -503,6 +505,7 @@ impl World {
             });
             self.faults.clear();
             let kept = target.kill();
+            self.judge.killed();
             self.rest(kept);
         }
         Ok(())

@@ -244,6 +244,14 @@ impl Oracle {
         FlushToken(token)
     }
 
+    /// Nothing that is not hard by now can be relied on: those who wrote were told that it may be lost.
+    pub fn doubt(&mut self) {
+        let now = self.tick();
+        for h in self.blocks.values_mut() {
+            h.writes.iter_mut().for_each(|w| w.cast_doubt(now));
+        }
+    }
+
     /// Nobody will know whether a flush was done.
     pub fn flush_lost(&mut self, token: FlushToken) {
         self.flushes.remove(&token.0);

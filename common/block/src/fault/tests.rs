@@ -479,7 +479,10 @@ fn a_refused_write_must_not_be_seen() {
     let (w, data) = o.write(0..1, false);
     o.write_refused(w);
     let r = o.read(0..1);
-    assert_eq!(o.read_done(r, &data), Err(Violation { block: 0, found: Some(Stamp(1)), legal: vec![Stamp(0)] }));
+    assert_eq!(
+        o.read_done(r, &data),
+        Err(Violation { block: 0, found: Some(Stamp(1)), legal: vec![Stamp(0)] })
+    );
     let f = o.flush();
     o.flush_lost(f);
     o.flush_done(f, true);

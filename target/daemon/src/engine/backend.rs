@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use block::{BlockDevice, Features, Geometry, NullDevice};
 use reactor::{FileDevice, FileError, FileOptions, net};
@@ -25,8 +25,13 @@ const ANSWER_WAIT: Duration = Duration::from_secs(60);
 /// Size of a unit without a medium of its own (tgt's null store), bytes.
 const NULL_BYTES: u64 = 1 << 40;
 
+/// How long after the start a portal's address may still be another's: a ring outlives its killed process for a moment,
+/// and holds the listening sockets of the daemon before this one.
+const TAKEOVER_WAIT: Duration = Duration::from_secs(5);
+
 /// See the module.
 pub struct EngineBackend {
+    started: Instant,
     shared: Arc<Shared>,
     listening: Vec<SocketAddr>,
     carriers: Vec<(LunHandle, Arc<SizeCarrier>)>,
@@ -34,7 +39,7 @@ pub struct EngineBackend {
 
 impl EngineBackend {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        EngineBackend { shared, listening: Vec::new(), carriers: Vec::new() }
+        EngineBackend { started: Instant::now(), shared, listening: Vec::new(), carriers: Vec::new() }
     }
 
     /// What logins are decided by at this moment.
@@ -282,7 +287,7 @@ impl Backend for EngineBackend {
         let mut opened = Vec::new();
         let mut why = String::from("no address");
         for address in wanted {
-            match net::listen(address, false).and_then(|socket| Ok((net::local(&socket)?, socket))) {
+            match self.listen(address).and_then(|socket| Ok((net::local(&socket)?, socket))) {
                 Ok((at, socket)) => {
                     self.listen_on_first(socket, at, tag);
                     opened.push(at);
@@ -310,6 +315,20 @@ impl Backend for EngineBackend {
 }
 
 impl EngineBackend {
+    fn listen(&self, address: SocketAddr) -> std::io::Result<std::os::fd::OwnedFd> {
+        loop {
+            match net::listen(address, false) {
+                Err(e)
+                    if e.kind() == std::io::ErrorKind::AddrInUse
+                        && self.started.elapsed() < TAKEOVER_WAIT =>
+                {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                done => return done,
+            }
+        }
+    }
+
     /// The first worker accepts for all: it gives each connection to the worker with the fewest.
     fn listen_on_first(&self, socket: std::os::fd::OwnedFd, address: SocketAddr, tag: u16) {
         let Some(post) = self.shared.posts().first() else { return };

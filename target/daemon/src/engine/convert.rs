@@ -163,7 +163,9 @@ pub(super) fn session_view(info: &SessionInfo) -> SessionView {
 
 fn negotiated(info: &SessionInfo) -> Vec<(&'static str, String)> {
     let yes = |b: bool| if b { "Yes" } else { "No" }.to_owned();
-    let digest = |kind: Option<DigestKind>| if kind == Some(DigestKind::Crc32c) { "CRC32C" } else { "None" }.to_owned();
+    let digest = |kind: Option<DigestKind>| {
+        if kind == Some(DigestKind::Crc32c) { "CRC32C" } else { "None" }.to_owned()
+    };
     let p = &info.params;
     let first = info.connections.first().map(|c| &c.params);
     vec![

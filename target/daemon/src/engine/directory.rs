@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use iscsi::chap::Account;
 use target_session::{
-    AuthPolicy, Directory, LoginRefusal, PortalAddress, SessionKey, SessionPlace, SessionSlot,
-    TargetListing, TargetLogin, Who,
+    AuthPolicy, Directory, LoginRefusal, PortalAddress, SessionKey, SessionPlace, SessionSlot, TargetListing,
+    TargetLogin, Who,
 };
 
 use super::convert;

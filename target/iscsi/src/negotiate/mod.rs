@@ -348,14 +348,27 @@ impl Negotiator {
     }
 
     fn declare(&mut self, key: Key, value: &str, stage: LoginStage) -> Result<(), NegotiationError> {
-        let bad = |expected| NegotiationError::BadDeclaration { key, value: value.to_owned(), expected };
         // MaxRecvDataSegmentLength and aliases may be declared again, in full feature phase (RFC 7143 13.12).
-        if stage != LoginStage::FullFeature {
-            if self.state[key as usize] == State::Done {
-                return Err(NegotiationError::Repeated(key));
-            }
-            self.state[key as usize] = State::Done;
+        if stage == LoginStage::FullFeature {
+            return self.take_declaration(key, value, stage);
         }
+        if self.state[key as usize] != State::Done {
+            self.state[key as usize] = State::Done;
+            return self.take_declaration(key, value, stage);
+        }
+        // RFC 7143 6.3 has each key once in a login. libiscsi says its names and SessionType again in the operational stage
+        // when CHAP was offered and None chosen; the same thing said twice does no harm.
+        let before = (self.declared.clone(), self.connection.clone());
+        self.take_declaration(key, value, stage)?;
+        if before == (self.declared.clone(), self.connection.clone()) {
+            return Ok(());
+        }
+        (self.declared, self.connection) = before;
+        Err(NegotiationError::Repeated(key))
+    }
+
+    fn take_declaration(&mut self, key: Key, value: &str, stage: LoginStage) -> Result<(), NegotiationError> {
+        let bad = |expected| NegotiationError::BadDeclaration { key, value: value.to_owned(), expected };
         match key {
             Key::SessionType => {
                 self.declared.session_type = Some(match value {

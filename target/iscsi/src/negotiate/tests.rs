@@ -111,18 +111,26 @@ fn answers_by_the_rule_of_each_key() {
 
 #[test]
 fn each_key_once() {
-    for key in [
-        "MaxConnections=1",
-        "HeaderDigest=None",
-        "MaxRecvDataSegmentLength=512",
-        "SessionType=Normal",
-        "IFMarker=No",
+    for (key, again) in [
+        ("MaxConnections=1", "MaxConnections=1"),
+        ("HeaderDigest=None", "HeaderDigest=None"),
+        ("MaxRecvDataSegmentLength=512", "MaxRecvDataSegmentLength=1024"),
+        ("SessionType=Normal", "SessionType=Discovery"),
+        ("InitiatorAlias=a", "InitiatorAlias=b"),
+        ("IFMarker=No", "IFMarker=No"),
     ] {
         let mut n = target();
         answer(&mut n, key).unwrap();
-        let error = answer(&mut n, key).unwrap_err();
+        let error = answer(&mut n, again).unwrap_err();
         assert!(matches!(error, NegotiationError::Repeated(_)), "{error}");
         assert_eq!(error.login_status(), LoginStatus::InitiatorError);
+    }
+    for same in
+        ["SessionType=Normal", "InitiatorName=iqn.2026-11.org.plinth:a", "MaxRecvDataSegmentLength=512"]
+    {
+        let mut n = target();
+        answer(&mut n, same).unwrap();
+        assert!(answer(&mut n, same).is_ok(), "libiscsi declares {same} twice");
     }
     let mut n = target();
     answer(&mut n, "MaxConnections=0").unwrap();

@@ -34,8 +34,8 @@ fn compare_and_write() {
     a.sense_is(0xe, 0x1d00);
     assert_eq!((a.sense[0], &a.sense[3..7]), (0xf0, &700u32.to_be_bytes()[..]), "offset of the difference");
     assert_eq!(rig.peek(4 * 512, 1024), vec![2; 1024]);
-    for wrong in [512, 1024, 3072] {
-        rig.run(&mut at, &caw(4, 2), &vec![2; wrong], 0).sense_is(5, 0x0e03);
+    for (wrong, asc) in [(512, 0x0e03), (1024, 0x0e03), (3072, 0x2400)] {
+        rig.run(&mut at, &caw(4, 2), &vec![2; wrong], 0).sense_is(5, asc);
     }
     rig.run(&mut at, &caw(BLOCKS - 1, 2), &data, 0).sense_is(5, 0x2100);
     rig.run(&mut at, &caw(0, 0), b"", 0).good();
@@ -220,9 +220,8 @@ fn write_same_patterns_zeroes_and_limits() {
     rig.take_log();
     rig.run(&mut at, &cdb16(0x93, 0x09, 0, 8), b"", 0).good();
     assert_eq!(rig.take_log(), ["WriteZeroes { offset: 0, len: 4096, unmap: true }"]);
-    // Zero blocks: to the end.
-    rig.run(&mut at, &cdb16(0x93, 0, BLOCKS - 10, 0), &pattern, 0).good();
-    assert_eq!(rig.peek((BLOCKS - 10) * 512, 5120), pattern.repeat(10));
+    // Zero blocks: WSNZ.
+    rig.run(&mut at, &cdb16(0x93, 0, BLOCKS - 10, 0), &pattern, 0).sense_is(5, 0x2400);
     rig.run(&mut at, &cdb16(0x93, 0x10, 0, 1), &pattern, 0).sense_is(5, 0x2400);
     rig.run(&mut at, &cdb16(0x93, 0, 0, 1), &pattern[..256], 0).sense_is(5, 0x0e03);
     rig.run(&mut at, &cdb16(0x93, 0, 0, 1), &pattern.repeat(2), 0).sense_is(5, 0x0e03);
@@ -234,11 +233,14 @@ fn write_same_patterns_zeroes_and_limits() {
     let plain = Rig::plain();
     let mut at = plain.attach(1);
     plain.run(&mut at, &cdb16(0x93, 0x08, 0, 1), &[0; 512], 0).sense_is(5, 0x2400);
+    // Zero blocks: to the end.
+    plain.run(&mut at, &cdb16(0x93, 0, BLOCKS - 10, 0), &pattern, 0).good();
+    assert_eq!(plain.peek((BLOCKS - 10) * 512, 5120), pattern.repeat(10));
     let big = Rig::sized(LuConfig::default(), 512 << 20);
     let mut at = big.attach(1);
     big.run(&mut at, &cdb16(0x93, 0, 0, 0), &[0; 512], 0).sense_is(5, 0x2400);
-    big.run(&mut at, &cdb16(0x93, 0, 0, 131_072), &[0; 512], 0).good();
-    big.run(&mut at, &cdb16(0x93, 0, 0, 131_073), &[0; 512], 0).sense_is(5, 0x2400);
+    big.run(&mut at, &cdb16(0x93, 0, 0, 65_535), &[0; 512], 0).good();
+    big.run(&mut at, &cdb16(0x93, 0, 0, 65_536), &[0; 512], 0).sense_is(5, 0x2400);
 }
 
 #[test]
@@ -287,6 +289,9 @@ fn removable_media() {
     rig.run(&mut other, &cdb10(0x28, 0, 0, 1), b"", 512).sense_is(2, 0x3a00);
     rig.run(&mut at, &cdb10(0x2a, 0, 0, 1), &[0; 512], 0).sense_is(2, 0x3a00);
     rig.run(&mut at, &eject, b"", 0).good();
+    rig.run(&mut at, &[0x1e, 0, 0, 0, 1, 0], b"", 0).good();
+    rig.run(&mut at, &load, b"", 0).sense_is(5, 0x5302);
+    rig.run(&mut at, &[0x1e, 0, 0, 0, 0, 0], b"", 0).good();
     rig.run(&mut at, &load, b"", 0).good();
     rig.run(&mut at, &[0; 6], b"", 0).good();
     rig.run(&mut other, &[0; 6], b"", 0).sense_is(6, 0x2800);

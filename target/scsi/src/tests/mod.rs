@@ -15,6 +15,7 @@ use crate::*;
 
 mod basics;
 mod copy;
+mod forcing;
 mod hostile;
 mod media;
 mod reserve;

@@ -216,6 +216,8 @@ impl Engine {
                 Input::Persisted(Ok(()))
             }
             Step::Wait => return false,
+            // Nobody waits for time here.
+            Step::Pause(_) => Input::Woken,
             Step::Reply(reply) => {
                 check(&self.tasks[i], &reply);
                 assert!(!std::mem::replace(&mut self.tasks[i].replied, true), "a second reply");

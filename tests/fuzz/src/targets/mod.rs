@@ -2,6 +2,8 @@
 
 mod cdb;
 mod chap;
+mod config;
+mod mgmt;
 mod pdu;
 mod session;
 mod text;
@@ -9,7 +11,8 @@ mod text;
 use crate::Target;
 
 /// Every target.
-pub const TARGETS: &[Target] = &[pdu::TARGET, text::TARGET, chap::TARGET, cdb::TARGET, session::TARGET];
+pub const TARGETS: &[Target] =
+    &[pdu::TARGET, text::TARGET, chap::TARGET, cdb::TARGET, session::TARGET, config::TARGET, mgmt::TARGET];
 
 /// Has a bug that only a fuzzer which sees comparisons and coverage finds soon: shows that the runner does.
 pub const SELF_CHECK: Target = Target {
