@@ -80,6 +80,14 @@ pub const TIERS: &[Tier] = &[
         needs: &[],
     },
     Tier {
+        name: "seeds",
+        about: "simulated initiators, networks and disks, the same seeds in each run",
+        command: &["cargo", "run", "-q", "-p", "plinth-sim", "--", "--seed", "1", "--seeds", "200"],
+        limit_s: 600,
+        count: Count::Whole,
+        needs: &[],
+    },
+    Tier {
         name: "simulation",
         about: "simulated initiators, networks and disks, new seeds in each run",
         command: &["cargo", "run", "-q", "-p", "plinth-sim", "--", "--seeds", "100"],
@@ -94,27 +102,6 @@ pub const TIERS: &[Tier] = &[
         limit_s: 600,
         count: Count::Tally,
         needs: &[("g++", "c++")],
-    },
-    Tier {
-        name: "simulator",
-        about: "simulated targets, disks and networks: seeds that are always the same",
-        command: &["cargo", "run", "-q", "-p", "plinth-sim", "--", "--seed", "1", "--seeds", "200"],
-        limit_s: 600,
-        count: Count::Whole,
-    },
-    Tier {
-        name: "fresh-seeds",
-        about: "the same with seeds that nobody ran before; a failing one is printed",
-        command: &["cargo", "run", "-q", "-p", "plinth-sim", "--", "--seeds", "100"],
-        limit_s: 600,
-        count: Count::Whole,
-    },
-    Tier {
-        name: "fuzz",
-        about: "every parser of bytes from outside, briefly",
-        command: &["cargo", "run", "-q", "-p", "plinth-fuzz", "--", "--self-check", "--seconds", "10"],
-        limit_s: 900,
-        count: Count::Whole,
     },
     Tier {
         name: "tools",
