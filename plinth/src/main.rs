@@ -16,20 +16,30 @@ struct Command {
     about: &'static str,
     /// Has a link of its own, as the tool that it stands for.
     linked: bool,
-    run: fn(Vec<OsString>) -> i32,
+    run: fn(&[OsString]) -> i32,
 }
 
 /// Every command that there is.
 static COMMANDS: [Command; 6] = [
     Command { name: "tgtd", about: "the iSCSI target daemon", linked: true, run: tgtd::main },
-    Command { name: "tgtadm", about: "administers a running tgtd", linked: true, run: target_ctl::tgtadm },
+    Command {
+        name: "tgtadm",
+        about: "administers a running tgtd",
+        linked: true,
+        run: |a| target_ctl::tgtadm(after_name(a)),
+    },
     Command {
         name: "tgt-admin",
         about: "brings tgtd to what targets.conf says",
         linked: true,
-        run: target_ctl::tgt_admin,
+        run: |a| target_ctl::tgt_admin(after_name(a)),
     },
-    Command { name: "tgtimg", about: "makes and shows image files", linked: true, run: target_ctl::tgtimg },
+    Command {
+        name: "tgtimg",
+        about: "makes and shows image files",
+        linked: true,
+        run: |a| target_ctl::tgtimg(after_name(a)),
+    },
     Command {
         name: "demo",
         about: "a target with a disk, in a folder of its own",
@@ -56,7 +66,7 @@ fn main() -> ExitCode {
         None => "--help".into(),
     };
     let status = match (find(&name), name.as_str()) {
-        (Some(command), _) => (command.run)(arguments),
+        (Some(command), _) => (command.run)(&arguments),
         (None, "--help" | "-h" | "help") => {
             print!("{}", help());
             0
@@ -71,6 +81,11 @@ fn main() -> ExitCode {
         }
     };
     ExitCode::from(u8::try_from(status).unwrap_or(1))
+}
+
+/// The arguments that follow a command's name.
+fn after_name(arguments: &[OsString]) -> Vec<OsString> {
+    arguments.iter().skip(1).cloned().collect()
 }
 
 fn find(name: &str) -> Option<&'static Command> {
