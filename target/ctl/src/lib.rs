@@ -1,7 +1,6 @@
 //! The commands of the target: tgtadm, tgt-admin and tgtimg, as tgt's users know them.
 //!
-//! Each command is a function from its arguments (the first is the name it was called by) to its exit code; the one
-//! binary calls it. Options, texts and exit codes are tgt's (docs/compatibility.md has the differences).
+//! Each command is a function from its arguments (those after its name) to its exit code; the one binary calls it. Options, texts and exit codes are tgt's (docs/compatibility.md has the differences).
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod getopt;
@@ -27,15 +26,15 @@ pub fn version_text() -> String {
 
 /// `tgtadm`
 pub fn tgtadm(args: Vec<OsString>) -> i32 {
-    terminal::with(args, run_tgtadm)
+    terminal::with("tgtadm", args, run_tgtadm)
 }
 
 /// `tgt-admin`
 pub fn tgt_admin(args: Vec<OsString>) -> i32 {
-    terminal::with(args, run_tgt_admin)
+    terminal::with("tgt-admin", args, run_tgt_admin)
 }
 
 /// `tgtimg`
 pub fn tgtimg(args: Vec<OsString>) -> i32 {
-    terminal::with(args, run_tgtimg)
+    terminal::with("tgtimg", args, run_tgtimg)
 }

@@ -19,8 +19,9 @@ pub struct Terminal<'a> {
 
 /// Runs `command` on the process's own streams and environment. Output that nobody reads any more ends the command's
 /// printing, not its work.
-pub(crate) fn with(args: Vec<OsString>, command: fn(&[String], &mut Terminal<'_>) -> i32) -> i32 {
-    let args: Vec<String> = args.into_iter().map(|a| a.to_string_lossy().into_owned()).collect();
+pub(crate) fn with(name: &str, args: Vec<OsString>, command: fn(&[String], &mut Terminal<'_>) -> i32) -> i32 {
+    let rest = args.into_iter().map(|a| a.to_string_lossy().into_owned());
+    let args: Vec<String> = std::iter::once(name.to_owned()).chain(rest).collect();
     let root = std::env::var_os(base::root::ROOT_VARIABLE).map_or_else(Root::default, Root::new);
     let mut out = std::io::stdout().lock();
     let mut err = std::io::stderr().lock();

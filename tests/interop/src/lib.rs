@@ -14,3 +14,4 @@ pub mod libiscsi;
 pub mod packages;
 pub mod qemu_img;
 pub mod target;
+pub mod transcript;

@@ -23,6 +23,8 @@ enum Round {
     Kernel(interop::kernel::Args),
     /// qemu-img convert and compare through qemu's iSCSI driver
     QemuImg(interop::qemu_img::Args),
+    /// tgtadm, tgt-admin and tgtimg, call by call, against stock tgt's
+    Transcript(interop::transcript::Args),
 }
 
 fn main() -> ExitCode {
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Round::Libiscsi(args) => interop::libiscsi::main(&args),
         Round::Kernel(args) => interop::kernel::main(&args),
         Round::QemuImg(args) => interop::qemu_img::main(&args),
+        Round::Transcript(args) => interop::transcript::main(&args),
     };
     match good {
         Ok(true) => ExitCode::SUCCESS,

@@ -167,7 +167,13 @@ impl Target {
         Ok(self.child.as_ref().context("the daemon does not run")?.pid())
     }
 
-    fn environment(&self, run: Run) -> Run {
+    /// The control port, as `-C` takes it.
+    pub fn control(&self) -> u16 {
+        self.control
+    }
+
+    /// Gives a command what it needs to find the daemon.
+    pub fn environment(&self, run: Run) -> Run {
         run.env("TGT_IPC_SOCKET", self.dir.join("socket")).env("PLINTH_ROOT", self.dir.join("root"))
     }
 

@@ -9,8 +9,17 @@ use super::step::{LunOptions, Step, Words};
 /// Users that have an account, or will have one when the steps so far are done.
 pub(super) type Known = std::collections::BTreeSet<String>;
 
+/// Paths that somebody uses and that are taken by force.
+pub(super) type Forced = std::collections::BTreeSet<String>;
+
 /// The steps that make `target` as `tid`.
-pub(super) fn add(words: &Words, target: &TargetConf, tid: i32, known: &mut Known) -> Vec<Step> {
+pub(super) fn add(
+    words: &Words,
+    target: &TargetConf,
+    tid: i32,
+    known: &mut Known,
+    forced: &Forced,
+) -> Vec<Step> {
     let mut steps = vec![
         Step::remark(format!("# Adding target: {}", target.name)),
         words.new_target(tid, &target.name).at(&target.at),
@@ -21,7 +30,7 @@ pub(super) fn add(words: &Words, target: &TargetConf, tid: i32, known: &mut Know
     let set = |name: &str, v: &Value| words.target_parameter(tid, name, &v.text).at(&v.at);
     steps.extend(protocol.into_iter().map(|(name, v)| set(name, v)));
     for store in &target.stores {
-        steps.extend(unit(words, store, tid));
+        steps.extend(unit(words, store, tid, forced.contains(&store.path)));
     }
     for login in &target.incoming {
         steps.extend(account(words, login, Some(tid), false, known));
@@ -61,12 +70,12 @@ pub(super) fn account(
     steps
 }
 
-fn unit(words: &Words, store: &StoreConf, tid: i32) -> Vec<Step> {
+fn unit(words: &Words, store: &StoreConf, tid: i32, forced: bool) -> Vec<Step> {
     let text = |v: &'_ Option<Value>| v.as_ref().map(|v| v.text.clone());
     let direct = if store.direct { DirectStore::ask(&store.path) } else { DirectStore::default() };
     let lun = store.lun;
     let (device_type, bs_type) = (text(&store.device_type), text(&store.bs_type));
-    let (bsopts, bsoflags) = (text(&store.bsopts), text(&store.bsoflags));
+    let (bsopts, bsoflags) = (store.backing_options(forced), text(&store.bsoflags));
     let block_size = text(&store.block_size).or(direct.block_size);
     let options = LunOptions {
         path: (!store.path.is_empty()).then_some(&store.path),
@@ -76,7 +85,9 @@ fn unit(words: &Words, store: &StoreConf, tid: i32) -> Vec<Step> {
         bsoflags: bsoflags.as_deref(),
         block_size: block_size.as_deref(),
     };
-    let mut steps = vec![words.new_lun(tid, lun, &options)];
+    let mut make = words.new_lun(tid, lun, &options);
+    make.create = store.create.map(|bytes| (store.path.clone(), bytes));
+    let mut steps = vec![make];
     steps.extend(
         store.mode_pages.iter().map(|v| words.lun_parameter(tid, lun, "mode_page", &v.text).at(&v.at)),
     );

@@ -21,6 +21,22 @@ pub(super) fn obstacle(path: &str) -> Option<String> {
     }
 }
 
+/// Makes a sparse file, unless there is something of that name already.
+pub(super) fn create(path: &str, bytes: u64) -> Result<(), String> {
+    let failed = |e: std::io::Error| format!("{path} cannot be made: {}", plain(&e));
+    if let Some(dir) = Path::new(path).parent() {
+        fs::create_dir_all(dir).map_err(failed)?;
+    }
+    match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(file) => {
+            let sized = file.set_len(bytes).and_then(|()| file.sync_all());
+            sized.inspect_err(|_| drop(fs::remove_file(path))).map_err(failed)
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(failed(e)),
+    }
+}
+
 fn plain(e: &std::io::Error) -> String {
     e.to_string().split(" (os error").next().unwrap_or_default().to_owned()
 }
@@ -121,6 +137,11 @@ mod tests {
         let file = dir.path().join("f");
         let name = file.display().to_string();
         assert!(obstacle(&name).unwrap().ends_with("No such file or directory"));
+        let made = dir.path().join("deep/d");
+        create(&made.display().to_string(), 1 << 20).unwrap();
+        assert_eq!(fs::metadata(&made).unwrap().len(), 1 << 20);
+        create(&made.display().to_string(), 1).unwrap();
+        assert_eq!(fs::metadata(&made).unwrap().len(), 1 << 20, "what is there is not touched");
         fs::write(&file, "x").unwrap();
         assert_eq!(obstacle(&name), None);
         assert!(obstacle(&dir.path().display().to_string()).unwrap().ends_with("is a directory"));

@@ -213,7 +213,7 @@ fn made(spec: &LunSpec) -> LunSpec {
         vendor_id: "IET".to_owned(),
         product_id: "VIRTUAL-DISK".to_owned(),
         product_rev: "0001".to_owned(),
-        removable: spec.path.is_none(),
+        removable: spec.path.is_none() && spec.lun != 0,
         online: spec.path.is_some() || spec.lun == 0,
         readonly: false,
         sense_format: false,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use target_daemon::config::ALLOW_IN_USE;
 use target_daemon::control::backend::{LunSpec, OpenFlags, StoreType};
 use target_daemon::control::{SavedLun, SavedState, SavedTarget};
 
@@ -129,8 +130,10 @@ fn unit_options(out: &mut String, spec: &LunSpec, exact: bool) {
     if spec.store != StoreType::Rdwr {
         line("bs-type", spec.store.name());
     }
-    if let Some(options) = &spec.bsopts {
-        line("bsopts", &quoted(options));
+    match spec.bsopts.as_deref() {
+        None => {}
+        Some(ALLOW_IN_USE) => line(ALLOW_IN_USE, "yes"),
+        Some(options) => line("bsopts", &quoted(options)),
     }
     match spec.flags {
         OpenFlags { sync: false, direct: false } => {}
@@ -139,8 +142,6 @@ fn unit_options(out: &mut String, spec: &LunSpec, exact: bool) {
         OpenFlags { sync: true, direct: true } => line("bsoflags", "sync:direct"),
     }
     line("block-size", &spec.block_size.to_string());
-    // It is the same unit that comes back: the file may be loaded while another target has it.
-    line("allow-in-use", "yes");
     line("scsi_id", &quoted(&spec.scsi_id));
     line("scsi_sn", &quoted(&spec.scsi_sn));
     let flag = |on: bool| if on { "1" } else { "0" };

@@ -133,11 +133,13 @@ impl<'a, 'b> Run<'a, 'b> {
             Some(path) => PathBuf::from(path),
             None => default,
         };
+        let path = std::path::absolute(&path).unwrap_or(path);
         if !path.exists() {
-            return Err(Stop::err(format!("Config file {} not found. Exiting...", path.display()), 2));
+            let shown = options.conf.clone().unwrap_or_else(|| path.display().to_string());
+            return Err(Stop::err(format!("Config file {shown} not found. Exiting..."), 2));
         }
-        if options.conf.is_some() && (options.verbose || options.pretend) {
-            terminal.print(&format!("# Using {} as configuration file\n\n", path.display()));
+        if let Some(shown) = options.conf.as_ref().filter(|_| options.verbose || options.pretend) {
+            terminal.print(&format!("# Using {shown} as configuration file\n\n"));
         }
         let loaded =
             load(&path, &SystemFiles(terminal.root.clone())).map_err(|e| Stop::err(e.to_string(), EINVAL))?;
@@ -231,6 +233,12 @@ impl<'a, 'b> Run<'a, 'b> {
             self.terminal.print(&format!("{}\n", step.line));
         }
         let Some(request) = step.request.as_ref().filter(|_| !self.options.pretend) else { return Ok(()) };
+        if let Some((path, bytes)) = &step.create {
+            devices::create(path, *bytes).map_err(|why| {
+                let place = step.at.as_ref().map_or(String::new(), |at| format!("{at}: "));
+                Stop::err(format!("{place}{why}"), 1)
+            })?;
+        }
         let (why, code) = match self.link.ask(request) {
             Ok(Answer::Text(text)) => {
                 self.terminal.print(&text);

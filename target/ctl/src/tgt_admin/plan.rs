@@ -9,7 +9,7 @@ use target_daemon::control::backend::{Account, Portal, Secret};
 use target_daemon::control::dry::DryBackend;
 use target_daemon::control::{Control, SavedState, SavedTarget};
 
-use super::add::{Known, account, add};
+use super::add::{Forced, Known, account, add};
 use super::current::Current;
 use super::devices;
 use super::diff::diff;
@@ -67,9 +67,9 @@ impl Planner<'_> {
             }
             let tid = tids.next(target);
             let mut problems = devices.check(target);
-            problems.extend(self.desired(target, tid).err());
+            problems.extend(self.desired(target, tid, &devices.forced).err());
             if problems.is_empty() {
-                let steps = add(self.words, target, tid, &mut known);
+                let steps = add(self.words, target, tid, &mut known, &devices.forced);
                 plan.groups.push(Group { target: Some((tid, target.name.clone())), steps });
             }
             plan.problems.extend(problems);
@@ -105,17 +105,66 @@ impl Planner<'_> {
 
     fn update_exact(&self, in_scope: &dyn Fn(&str) -> bool, plan: &mut Plan) {
         let saved = &self.current.saved;
+        let selected: Vec<_> = self.conf.targets.values().filter(|t| in_scope(&t.name)).collect();
+        let mut forced = Forced::new();
+        let mut problems = Vec::new();
+        let mut to = self.wanted(in_scope, &selected, &forced, &mut problems);
+        let mut result = diff(self.words, saved, &to);
+        let opened = self.opened(&selected, &to, &result.steps);
+        if !opened.is_empty() {
+            let mut devices = Devices::new(self, &opened);
+            devices.shared = shared(&to);
+            let found: Vec<_> = selected.iter().flat_map(|t| devices.check(t)).collect();
+            forced = devices.forced;
+            if !forced.is_empty() {
+                problems.clear();
+                to = self.wanted(in_scope, &selected, &forced, &mut problems);
+                result = diff(self.words, saved, &to);
+            }
+            problems.extend(found);
+        }
+        for name in &result.disturbed {
+            let Some(target) = saved.target(name).filter(|t| self.current.in_use(t.tid) && !self.force)
+            else {
+                continue;
+            };
+            problems.push(format!(
+                "Target with tid {} ({name}) is in use, it won't be updated: a unit of it or the target itself has to \
+                 go. --force does it.",
+                target.tid
+            ));
+        }
+        let isns = self.conf.isns.iter().filter(|(name, v)| self.isns_differs(name, &v.text));
+        let mut steps: Vec<_> = isns.map(|(name, v)| self.words.system(name, &v.text).at(&v.at)).collect();
+        steps.extend(result.steps);
+        self.name_places(&selected, &mut steps);
+        problems.extend(self.rehearse(&steps).err());
+        if steps.is_empty() {
+            steps.push(Step::remark("# Nothing to change."));
+        }
+        plan.problems.extend(problems);
+        plan.groups.push(Group { target: None, steps });
+    }
+
+    /// The state that the configuration asks for.
+    fn wanted(
+        &self,
+        in_scope: &dyn Fn(&str) -> bool,
+        selected: &[&TargetConf],
+        forced: &Forced,
+        problems: &mut Vec<String>,
+    ) -> SavedState {
+        let saved = &self.current.saved;
         let mut to = saved.clone();
         to.targets.retain(|t| !in_scope(&t.name) || self.conf.targets.contains_key(&t.name));
-        let selected: Vec<_> = self.conf.targets.values().filter(|t| in_scope(&t.name)).collect();
         let mut tids = Tids::new(self);
-        for target in &selected {
+        for target in selected {
             let old = saved.target(&target.name);
             let tid = match (target.tid, old) {
                 (None, Some(old)) => old.tid,
                 _ => tids.next(target),
             };
-            match self.desired(target, tid) {
+            match self.desired(target, tid, forced) {
                 Ok(mut new) => {
                     self.keep(target, old, &mut new);
                     match to.targets.iter_mut().find(|t| t.name == new.name) {
@@ -123,37 +172,25 @@ impl Planner<'_> {
                         None => to.targets.push(new),
                     }
                 }
-                Err(problem) => plan.problems.push(problem),
+                Err(problem) => problems.push(problem),
             }
         }
         self.accounts_of(selected.iter().copied(), &mut to);
         self.discovery_of(&mut to);
-        self.portals_of(&mut to, &mut plan.problems);
-        let result = diff(self.words, saved, &to);
-        for name in &result.disturbed {
-            let Some(target) = saved.target(name).filter(|t| self.current.in_use(t.tid) && !self.force)
-            else {
-                continue;
-            };
-            plan.problems.push(format!(
-                "Target with tid {} ({name}) is in use, it won't be updated: a unit of it or the target itself has to \
-                 go. --force does it.",
-                target.tid
-            ));
+        self.portals_of(&mut to, problems);
+        to
+    }
+
+    /// Where the configuration asks for the units that the steps make, and what files they need.
+    fn name_places(&self, selected: &[&TargetConf], steps: &mut [Step]) {
+        for step in steps {
+            let payload = step.request.as_ref().map_or("", |r| r.payload.as_str());
+            let Some(path) = opened_path(payload) else { continue };
+            if let Some(store) = selected.iter().flat_map(|t| &t.stores).find(|s| s.path == path) {
+                step.at = Some(store.at.clone());
+                step.create = store.create.map(|bytes| (store.path.clone(), bytes));
+            }
         }
-        let opened: Vec<_> = self.opened(&selected, &result.steps);
-        let mut devices = Devices::new(self, &opened);
-        selected.iter().for_each(|t| plan.problems.extend(devices.check(t)));
-        let isns = self.conf.isns.iter().filter(|(name, v)| self.isns_differs(name, &v.text));
-        let mut steps: Vec<_> = isns.map(|(name, v)| self.words.system(name, &v.text).at(&v.at)).collect();
-        steps.extend(result.steps);
-        if let Err(problem) = self.rehearse(&steps) {
-            plan.problems.push(problem);
-        }
-        if steps.is_empty() {
-            steps.push(Step::remark("# Nothing to change."));
-        }
-        plan.groups.push(Group { target: None, steps });
     }
 
     /// What the configuration cannot say, or does not, is as it was.
@@ -193,7 +230,7 @@ impl Planner<'_> {
                 _ => tids.next(target),
             };
             plan.problems.extend(devices.check(target));
-            plan.problems.extend(self.desired(target, tid).err());
+            plan.problems.extend(self.desired(target, tid, &devices.forced).err());
             let mut steps = Vec::new();
             if let Some(old) = old {
                 if self.current.in_use(old.tid) && !self.force {
@@ -205,7 +242,7 @@ impl Planner<'_> {
                 steps.push(self.words.delete_target(old.tid, self.force));
                 steps.push(Step::remark(""));
             }
-            steps.extend(add(self.words, target, tid, &mut known));
+            steps.extend(add(self.words, target, tid, &mut known, &devices.forced));
             plan.groups.push(Group { target: Some((tid, target.name.clone())), steps });
         }
     }
@@ -319,9 +356,9 @@ impl Planner<'_> {
     }
 
     /// The target as a daemon would have it.
-    fn desired(&self, target: &TargetConf, tid: i32) -> Result<SavedTarget, String> {
+    fn desired(&self, target: &TargetConf, tid: i32, forced: &Forced) -> Result<SavedTarget, String> {
         let mut control = Control::new([0; 16]);
-        let steps = add(self.words, target, tid, &mut Known::new());
+        let steps = add(self.words, target, tid, &mut Known::new(), forced);
         apply(&mut control, &steps)?;
         let made = control.saved().targets.into_iter().next();
         made.ok_or_else(|| format!("{}: {} was not made", target.at, target.name))
@@ -336,16 +373,26 @@ impl Planner<'_> {
         apply(&mut control, steps)
     }
 
-    /// Paths that the steps open, out of the units of these targets.
-    fn opened<'b>(&self, targets: &[&'b TargetConf], steps: &[Step]) -> Vec<&'b str> {
-        let payloads: BTreeSet<_> =
-            steps.iter().filter_map(|s| Some(s.request.as_ref()?.payload.as_str())).collect();
-        let stores = targets.iter().flat_map(|t| &t.stores);
-        let opens = |path: &str| {
-            payloads.iter().any(|p| p.strip_prefix("path=").and_then(|r| r.split(',').next()) == Some(path))
-        };
-        stores.map(|s| s.path.as_str()).filter(|path| opens(path)).collect()
+    /// Units of these targets that the steps make.
+    fn opened<'b>(&self, targets: &[&'b TargetConf], to: &SavedState, steps: &[Step]) -> Vec<Unit<'b>> {
+        let made: BTreeSet<(i32, u64)> = steps
+            .iter()
+            .filter_map(|s| s.request.as_ref())
+            .filter(|r| opened_path(&r.payload).is_some())
+            .map(|r| (r.tid, r.lun))
+            .collect();
+        let is_made = |name: &str, lun: u64| to.target(name).is_some_and(|t| made.contains(&(t.tid, lun)));
+        let units = targets.iter().flat_map(|t| t.stores.iter().map(|s| (t.name.as_str(), s.lun)));
+        units.filter(|(name, lun)| is_made(name, *lun)).collect()
     }
+}
+
+/// A unit of a target: its name and number.
+type Unit<'a> = (&'a str, u64);
+
+/// The path in the options of a new unit.
+fn opened_path(payload: &str) -> Option<&str> {
+    payload.strip_prefix("path=")?.split(',').next()
 }
 
 /// The steps that remove a target; a problem where it is in use and `force` is not set.
@@ -390,6 +437,12 @@ fn portal(v: &Value) -> Option<Portal> {
     Some(Portal { address, tag: 1 })
 }
 
+/// Paths that several units have.
+fn shared(state: &SavedState) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    state.targets.iter().flat_map(paths).filter(|p| !seen.insert(p.clone())).collect()
+}
+
 fn paths(target: &SavedTarget) -> impl Iterator<Item = String> {
     target.luns.iter().filter_map(|l| l.0.path.clone())
 }
@@ -427,39 +480,58 @@ impl Tids {
 struct Devices<'a> {
     force: bool,
     /// Only these are looked at; empty: all.
-    only: &'a [&'a str],
+    only: &'a [Unit<'a>],
     /// In use by the daemon itself, which will let go of them.
     spared: BTreeSet<String>,
     taken: BTreeMap<String, String>,
+    /// What more than one unit will have.
+    shared: BTreeSet<String>,
+    /// In use, and taken all the same.
+    forced: Forced,
 }
 
 impl<'a> Devices<'a> {
-    fn new(planner: &Planner<'_>, only: &'a [&'a str]) -> Self {
+    fn new(planner: &Planner<'_>, only: &'a [Unit<'a>]) -> Self {
         let spared = match planner.current.exact && !only.is_empty() {
             true => planner.current.saved.targets.iter().flat_map(paths).collect(),
             false => BTreeSet::new(),
         };
-        Devices { force: planner.force, only, spared, taken: BTreeMap::new() }
+        Devices {
+            force: planner.force,
+            only,
+            spared,
+            taken: BTreeMap::new(),
+            shared: BTreeSet::new(),
+            forced: Forced::new(),
+        }
     }
 
     /// Why units of the target cannot be made.
     fn check(&mut self, target: &TargetConf) -> Vec<String> {
         let stores = target.stores.iter().filter(|s| !s.path.is_empty() && !is_null(s));
-        let looked_at = |s: &&StoreConf| self.only.is_empty() || self.only.contains(&s.path.as_str());
+        let name = target.name.as_str();
+        let looked_at = |s: &&StoreConf| self.only.is_empty() || self.only.contains(&(name, s.lun));
         let stores: Vec<_> = stores.filter(looked_at).collect();
         stores.into_iter().filter_map(|s| self.check_store(s)).collect()
     }
 
     fn check_store(&mut self, store: &StoreConf) -> Option<String> {
-        if let Some(why) = devices::obstacle(&store.path) {
+        let will_be_made = store.create.is_some() && !std::path::Path::new(&store.path).exists();
+        if let Some(why) = devices::obstacle(&store.path).filter(|_| !will_be_made) {
             return Some(format!("{}: {why}", store.at));
         }
-        if self.force || store.allow_in_use {
+        if store.allow_in_use {
             return None;
         }
         let other = self.taken.insert(store.path.clone(), format!("the unit at {}", store.at));
+        let another = || self.shared.contains(&store.path).then(|| "another unit".to_owned());
         let spared = self.spared.contains(&store.path);
-        let user = other.or_else(|| if spared { None } else { devices::user(&store.path) })?;
+        let stranger = || if spared { None } else { devices::user(&store.path) };
+        let user = other.or_else(another).or_else(stranger)?;
+        if self.force {
+            self.forced.insert(store.path.clone());
+            return None;
+        }
         Some(format!(
             "{}: {} is used by {user}. 'allow-in-use yes' or --force takes it all the same, which can damage its data.",
             store.at, store.path

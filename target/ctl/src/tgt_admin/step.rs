@@ -13,11 +13,13 @@ pub(super) struct Step {
     pub request: Option<Request>,
     /// Where the configuration asks for it.
     pub at: Option<At>,
+    /// A file to make first, where it is not there: its path and bytes.
+    pub create: Option<(String, u64)>,
 }
 
 impl Step {
     pub fn remark(text: impl Into<String>) -> Self {
-        Step { line: text.into(), request: None, at: None }
+        Step { line: text.into(), request: None, at: None, create: None }
     }
 
     pub fn at(mut self, at: &At) -> Self {
@@ -39,7 +41,12 @@ impl Words {
         if words.starts_with("--lld iscsi ") {
             request.lld = "iscsi".to_owned();
         }
-        Step { line: format!("tgtadm -C {} {words}", self.control_port), request: Some(request), at: None }
+        Step {
+            line: format!("tgtadm -C {} {words}", self.control_port),
+            request: Some(request),
+            at: None,
+            create: None,
+        }
     }
 
     fn on_target(&self, words: &str, mode: Mode, op: Op, tid: i32, payload: &str) -> Step {

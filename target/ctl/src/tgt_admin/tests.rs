@@ -241,7 +241,7 @@ fn an_update_touches_only_what_differs() {
         "    backing-store @/b\n",
         "    backing-store @/b\n    <backing-store @/c>\n allow-in-use yes\n</backing-store>\n",
     );
-    assert_eq!(added[0], (Op::New, format!("path={}", d.file("c"))));
+    assert_eq!(added[0], (Op::New, format!("path={},bsopts=allow-in-use", d.file("c"))));
 }
 
 #[test]
@@ -288,6 +288,11 @@ fn a_failing_update_changes_nothing() {
         assert!(code != 0 && err.contains(why), "{why}: {code} {err}");
         assert_eq!(d.changes(), [], "{why}");
     }
+    d.apply(&("<target iqn.n>\nbacking-store @/c\n</target>".to_owned() + RICH), "--update iqn.n --force");
+    assert!(d.changes().iter().any(|(.., payload)| payload.ends_with("bsopts=allow-in-use")));
+    d.conf(RICH);
+    assert_eq!(d.admin("--update ALL").0, 0);
+    assert_eq!(d.saved(), before);
     holder.kill().unwrap();
     holder.wait().unwrap();
     // Known to the daemon alone, in the middle: everything is taken back.
@@ -361,6 +366,22 @@ fn a_dump_makes_the_same_state_again() {
     other.changes();
     assert_eq!(other.admin(&format!("--update ALL -c {}", file.display())).0, 0);
     assert_eq!(other.changes(), []);
+}
+
+#[test]
+fn a_file_to_make_is_made_once() {
+    let d = Daemon::new();
+    let text = "<target iqn.a>\n<backing-store made/disk.img>\ncreate 1M\n</backing-store>\n</target>";
+    d.conf(text);
+    let made = d.dir.path().join("etc/tgt/made/disk.img");
+    let (code, out, _) = d.admin("-e -p");
+    assert!(code == 0 && out.contains("disk.img") && !made.exists());
+    d.apply(text, "-e");
+    assert_eq!(std::fs::metadata(&made).unwrap().len(), 1 << 20);
+    std::fs::write(&made, "data").unwrap();
+    assert_eq!(d.admin("--delete ALL").0, 0);
+    d.apply(text, "--update ALL");
+    assert_eq!(std::fs::read(&made).unwrap(), b"data");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use model::{LUN_PARAMETERS, Login, StoreConf, TargetConf, TargetsConf, Value};
+pub use model::{ALLOW_IN_USE, LUN_PARAMETERS, Login, StoreConf, TargetConf, TargetsConf, Value};
 pub use source::{Files, SystemFiles};
 
 /// Where something stands.

@@ -78,7 +78,7 @@ pub struct TargetConf {
 /// A unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreConf {
-    /// Backing file or device; empty: none.
+    /// Backing file or device; empty: none. A relative path begins at the configuration file's directory.
     pub path: String,
     /// Where it stands.
     pub at: At,
@@ -88,6 +88,8 @@ pub struct StoreConf {
     pub lun: u64,
     /// `allow-in-use yes`
     pub allow_in_use: bool,
+    /// `create` (Plinth's): make the backing file, sparse and of this many bytes, where there is none.
+    pub create: Option<u64>,
     /// `device-type`
     pub device_type: Option<Value>,
     /// `bs-type`
@@ -130,9 +132,10 @@ pub const LUN_PARAMETERS: [&str; 18] = [
     "bps_limit",
 ];
 
-const LUN_OPTIONS: [&str; 10] = [
+const LUN_OPTIONS: [&str; 11] = [
     "lun",
     "allow-in-use",
+    "create",
     "device-type",
     "bs-type",
     "bsopts",
@@ -200,6 +203,8 @@ const TARGET_KEYS: [&str; 26] = [
 ];
 
 const DRIVER: &str = "iscsi";
+/// The backing store's option that lets a device be opened that somebody else uses.
+pub const ALLOW_IN_USE: &str = "allow-in-use";
 
 pub(super) fn build(entries: &[Entry]) -> Result<TargetsConf, ConfigError> {
     let mut conf = TargetsConf::default();
@@ -503,6 +508,11 @@ impl UnitOptions {
             "allow-in-use" => {
                 yes_no(name, text, at)?;
             }
+            "create" => {
+                size(text).ok_or_else(|| {
+                    ConfigError::new(at, format!("create {text}: a size as in 512M, 10G or 1T is right"))
+                })?;
+            }
             "device-type" if text != "disk" => {
                 return Err(ConfigError::new(
                     at,
@@ -596,6 +606,31 @@ fn stores(mut drafts: Vec<Draft<'_>>, shared: &UnitOptions) -> Result<Vec<StoreC
     Ok(result)
 }
 
+/// Bytes; K, M, G and T are powers of 1024.
+fn size(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.char_indices().next_back()? {
+        (at, 'K') => (text.get(..at)?, 10),
+        (at, 'M') => (text.get(..at)?, 20),
+        (at, 'G') => (text.get(..at)?, 30),
+        (at, 'T') => (text.get(..at)?, 40),
+        _ => (text, 0),
+    };
+    let bytes = digits.parse::<u64>().ok()?.checked_mul(1 << shift)?;
+    (512..=i64::MAX as u64).contains(&bytes).then_some(bytes)
+}
+
+/// A relative path begins at the directory of the file that names it. A null store has no file.
+fn resolve(draft: &Draft<'_>, null: bool) -> Result<String, ConfigError> {
+    if null || draft.path.is_empty() || draft.path.starts_with('/') {
+        return Ok(draft.path.clone());
+    }
+    let base = draft.at.file.parent().unwrap_or(Path::new(""));
+    match base.join(&draft.path).to_str() {
+        Some(path) if !path.contains([',', '"']) => Ok(path.to_owned()),
+        _ => Err(ConfigError::new(draft.at, "the file's directory has a comma, a quote or no UTF-8 name")),
+    }
+}
+
 fn store(draft: &Draft<'_>, lun: u64, mut options: UnitOptions) -> Result<StoreConf, ConfigError> {
     if draft.path.contains([',', '"']) {
         return Err(ConfigError::new(
@@ -604,14 +639,16 @@ fn store(draft: &Draft<'_>, lun: u64, mut options: UnitOptions) -> Result<StoreC
         ));
     }
     let yes = |v: &Value| v.text == "yes";
+    let null = options.single.get("bs-type").is_some_and(|v| v.text == "null");
     let parameters =
         LUN_PARAMETERS.iter().filter_map(|name| Some((*name, options.single.remove(name)?))).collect();
     let store = StoreConf {
-        path: draft.path.clone(),
+        path: resolve(draft, null)?,
         at: draft.at.clone(),
         direct: draft.direct,
         lun,
         allow_in_use: options.single.get("allow-in-use").is_some_and(yes),
+        create: options.single.get("create").and_then(|v| size(&v.text)),
         device_type: options.single.remove("device-type"),
         bs_type: options.single.remove("bs-type"),
         bsopts: options.single.remove("bsopts"),
@@ -622,19 +659,30 @@ fn store(draft: &Draft<'_>, lun: u64, mut options: UnitOptions) -> Result<StoreC
         parameters,
         raw: options.raw,
     };
-    check_lun_options(&store.options()).map_err(|r| ConfigError::new(draft.at, r.detail))?;
+    check_lun_options(&store.options(false)).map_err(|r| ConfigError::new(draft.at, r.detail))?;
     Ok(store)
 }
 
 impl StoreConf {
+    /// The backing store's options. Where the device may be in use (said here, or `forced`), the daemon is told.
+    pub fn backing_options(&self, forced: bool) -> Option<String> {
+        let own = self.bsopts.as_ref().map(|v| v.text.clone());
+        match (own, self.allow_in_use || forced) {
+            (own, false) => own,
+            (None, true) => Some(ALLOW_IN_USE.to_owned()),
+            (Some(own), true) if own.contains(ALLOW_IN_USE) => Some(own),
+            (Some(own), true) => Some(format!("{own}:{ALLOW_IN_USE}")),
+        }
+    }
+
     /// The options of the request that makes the unit.
-    pub fn options(&self) -> String {
+    pub fn options(&self, forced: bool) -> String {
         let path = (!self.path.is_empty()).then(|| format!("path={}", self.path));
         let option = |key: &str, v: &Option<Value>| v.as_ref().map(|v| format!("{key}={}", v.text));
         let words = [
             path,
             option("bstype", &self.bs_type),
-            option("bsopts", &self.bsopts),
+            self.backing_options(forced).map(|o| format!("bsopts={o}")),
             option("bsoflags", &self.bsoflags),
             option("blocksize", &self.block_size),
         ];

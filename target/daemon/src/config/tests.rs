@@ -107,8 +107,21 @@ fn a_unit_inherits_and_overrides() {
     assert_eq!(a.write_cache.as_ref().unwrap().text, "on");
     assert_eq!(b.write_cache.as_ref().unwrap().text, "off");
     assert_eq!((a.mode_pages.len(), a.raw.len(), b.raw.len()), (1, 1, 0));
-    assert_eq!(a.options(), "path=/a,bstype=aio,blocksize=4096");
+    assert_eq!(a.options(false), "path=/a,bstype=aio,blocksize=4096");
+    assert_eq!(a.options(true), "path=/a,bstype=aio,bsopts=allow-in-use,blocksize=4096");
     assert_eq!(t.keys.keys().collect::<Vec<_>>(), ["MaxBurstLength", "state"]);
+}
+
+#[test]
+fn relative_paths_and_files_to_make() {
+    let files = Memory::new(&[(
+        "/etc/tgt/c",
+        "<target iqn.a>\n<backing-store disk.img>\ncreate 64M\n</backing-store>\n<backing-store x>\nbs-type null\n</backing-store>\n</target>",
+    )]);
+    let conf = load(Path::new("/etc/tgt/c"), &files).unwrap().conf;
+    let stores = &conf.targets["iqn.a"].stores;
+    assert_eq!((stores[0].path.as_str(), stores[0].create), ("/etc/tgt/disk.img", Some(64 << 20)));
+    assert_eq!((stores[1].path.as_str(), stores[1].create), ("x", None));
 }
 
 #[test]
@@ -173,6 +186,8 @@ fn errors_name_the_place_and_what_is_right() {
         ("device-type tape", "device-type tape does not exist here"),
         ("block-size 1000", "block-size 1000: block size 1000; a power of two"),
         ("mode_page 8:0", "mode_page 8:0: "),
+        ("create lots", "create lots: a size as in 512M"),
+        ("create 99999999999T", "create 99999999999T: a size"),
         ("online maybe\nremovable", "removable has no value"),
         ("write-cache maybe", "write-cache maybe: write-cache is on or off"),
         ("backing-store /a\nbacking-store /a", "/a stands at /c:2 already"),

@@ -385,8 +385,8 @@ impl Snapshot {
 /// What the engine does for the control plane.
 pub trait Backend {
     /// Opens the unit's medium and makes the unit. `target` is the name of its target. A path that cannot be opened is
-    /// [`TgtError::InvalidRequest`], and the detail says which and why. The same medium may back several units, as with
-    /// tgt (tgt-admin is what refuses devices in use). Without a path the unit has no medium and is offline. A
+    /// [`TgtError::InvalidRequest`], and the detail says which and why; so is one that the system or another unit uses,
+    /// unless `bsopts` has `allow-in-use`. Without a path the unit has no medium and is offline. A
     /// [`DeviceType::Controller`] has no medium and cannot fail. Sessions of the target learn of the unit by the
     /// snapshot that follows.
     fn open_lun(&mut self, tid: Tid, target: &str, spec: &LunSpec) -> Result<LunHandle, Refusal>;
