@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use block::GateState;
+use block::{GateState, IoError};
 
 use crate::forcing::Forcing;
 use crate::nexus::{Attached, ItNexusLun};
@@ -219,6 +219,14 @@ impl Task {
         let step = self.settle(result);
         self.forcing = Forcing::of(&step);
         step
+    }
+
+    /// How the operation of a task ended that was aborted meanwhile and is not stepped any more: a flush that failed
+    /// concerns the others all the same, who have to hear of it.
+    pub fn ended_aborted(&mut self, result: Result<(), IoError>) {
+        if let (Some(forcing), Err(_)) = (self.forcing.take(), &result) {
+            forcing.failed_unheard(&self.at);
+        }
     }
 
     /// Whether the task must be stepped on although its command was aborted, its session ended or its unit was reset

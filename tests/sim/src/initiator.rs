@@ -501,8 +501,7 @@ impl Initiator {
     /// Takes bytes from the link.
     pub fn receive(&mut self, now: Mono, net: &mut Net, bytes: &[u8]) -> Result<(), Failure> {
         self.rx.extend_from_slice(bytes);
-        loop {
-            let Some(bhs) = self.rx.first_chunk::<BHS_LEN>().copied() else { break };
+        while let Some(bhs) = self.rx.first_chunk::<BHS_LEN>().copied() {
             let frame = Frame::of(&bhs);
             let s = self.settings;
             let total = frame.wire_len(s.header_digest, s.data_digest);
@@ -684,9 +683,9 @@ impl Initiator {
 
     fn data_in(&mut self, d: &DataIn, data: &[u8]) -> Result<(), Failure> {
         if d.status.is_some() {
-            self.status(&d.sn)?
+            self.status(&d.sn)?;
         } else {
-            self.numbers(&d.sn)?
+            self.numbers(&d.sn)?;
         }
         let Some(t) = self.tasks.get_mut(&d.itt.0) else {
             fail!("Data-In for tag {:#x}, which has no command: answered or aborted before", d.itt.0);

@@ -256,7 +256,7 @@ impl Target {
         now: Mono,
         config: &TargetConfig,
         disks: &[FaultDevice],
-        durable: Vec<Vec<u8>>,
+        durable: &[Vec<u8>],
         seed: u64,
     ) -> Result<Self, crate::Failure> {
         let context = ChannelContext::hostless();
@@ -699,6 +699,9 @@ impl Target {
         }
         if self.mutation == Some(Mutation::LoseWakeup) && self.random.below(200) == 0 {
             return;
+        }
+        if r.aborted {
+            r.task.ended_aborted(request.result);
         }
         self.resume(key, Input::Io { result: request.result, bufs: request.bufs, extents: request.extents });
     }
