@@ -388,7 +388,7 @@ fn check_cdb(entry: &Entry, cdb: &[u8]) -> Result<(), Sense> {
     Ok(())
 }
 
-fn finish(outcome: Outcome, call: &Call<'_>) -> Reply {
+pub(crate) fn finish(outcome: Outcome, call: &Call<'_>) -> Reply {
     match outcome {
         Outcome::Data { bytes, allocation_len } => call.data(bytes, allocation_len),
         Outcome::Done(reply) => reply,
