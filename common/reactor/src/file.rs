@@ -116,7 +116,11 @@ impl FileDevice {
         }
         let file = open_file(path, &options, is_block_device)?;
         lock(&file, path, &options, is_block_device)?;
-        let limits = if is_block_device { Limits::of_device(meta.rdev()) } else { Limits::of_file(&meta) };
+        let mut limits =
+            if is_block_device { Limits::of_device(meta.rdev()) } else { Limits::of_file(&meta) };
+        if options.direct {
+            limits.logical = limits.logical.max(direct_alignment(&file));
+        }
         let bytes = options.block_bytes;
         if !bytes.is_power_of_two() || !(512..=4096).contains(&bytes) || bytes < limits.logical {
             return Err(FileError::BlockSize { path: path.to_owned(), bytes, own: limits.logical });
@@ -200,6 +204,18 @@ fn lock(file: &File, path: &Path, options: &FileOptions, is_block_device: bool) 
         // Some network file systems have no locks at all.
         Err(e) if e == rustix::io::Errno::OPNOTSUPP || e == rustix::io::Errno::NOLCK => Ok(()),
         Err(e) => Err(FileError::Open { path: path.to_owned(), source: e.into() }),
+    }
+}
+
+/// The unit in which the file system takes direct operations, bytes; 512 where it does not say.
+fn direct_alignment(file: &File) -> u32 {
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+    const DIOALIGN: StatxFlags = StatxFlags::from_bits_retain(0x2000);
+    match statx(file, c"", AtFlags::EMPTY_PATH, DIOALIGN) {
+        Ok(found) if found.stx_mask & DIOALIGN.bits() != 0 => {
+            found.stx_dio_offset_align.max(found.stx_dio_mem_align).max(512)
+        }
+        _ => 512,
     }
 }
 

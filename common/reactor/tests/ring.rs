@@ -222,7 +222,7 @@ fn holes_are_mapped_punched_and_reported() {
     let file = sparse_file(1 << 20);
     let device = Arc::new(FileDevice::open(file.path(), FileOptions::default()).unwrap());
     let d = Blocking::open(Arc::clone(&device) as Arc<dyn BlockDevice>).unwrap();
-    d.write(256 << 10, &[1; 64 << 10], false).unwrap();
+    d.write(256 << 10, &vec![1; 64 << 10], false).unwrap();
     let states = |d: &Blocking| -> Vec<_> {
         d.apply(Op::Map, 0, 1 << 20).unwrap().iter().map(|e| (e.offset >> 10, e.len >> 10, e.state)).collect()
     };

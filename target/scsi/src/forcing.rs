@@ -69,6 +69,11 @@ impl Forcing {
         }
     }
 
+    /// The operation failed, and the nexus itself does not hear of it either.
+    pub(crate) fn failed_unheard(self, at: &Attached) {
+        at.unit.failures.add();
+    }
+
     /// Judges how the operation of `at` ended.
     pub(crate) fn judge(self, at: &Attached, input: Input) -> Input {
         let Input::Io { result, bufs, extents } = input else { return input };

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use block::GateState;
+use block::{GateState, IoError};
 
 use crate::forcing::Forcing;
 use crate::nexus::{Attached, ItNexusLun};
@@ -221,6 +221,14 @@ impl Task {
         step
     }
 
+    /// How the operation of a task ended that was aborted meanwhile and is not stepped any more: a flush that failed
+    /// concerns the others all the same, who have to hear of it.
+    pub fn ended_aborted(&mut self, result: Result<(), IoError>) {
+        if let (Some(forcing), Err(_)) = (self.forcing.take(), &result) {
+            forcing.failed_unheard(&self.at);
+        }
+    }
+
     /// Whether the task must be stepped on although its command was aborted, its session ended or its unit was reset
     /// (SBC-3 4.11: a sanitize operation goes on). Its reply then goes nowhere.
     pub fn outlives_abort(&self) -> bool {
@@ -380,7 +388,7 @@ fn check_cdb(entry: &Entry, cdb: &[u8]) -> Result<(), Sense> {
     Ok(())
 }
 
-fn finish(outcome: Outcome, call: &Call<'_>) -> Reply {
+pub(crate) fn finish(outcome: Outcome, call: &Call<'_>) -> Reply {
     match outcome {
         Outcome::Data { bytes, allocation_len } => call.data(bytes, allocation_len),
         Outcome::Done(reply) => reply,

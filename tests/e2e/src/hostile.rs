@@ -99,7 +99,9 @@ fn mutated(world: &World) -> Result<()> {
             client.stream().set_read_timeout(Some(Duration::from_millis(20)))?;
             let templates = [0x01, 0x41, 0x00, 0x40, 0x02, 0x42, 0x04, 0x05, 0x06, 0x10, 0x43, 0x3f];
             for number in 0..20 {
-                let mut pdu = Pdu::new(templates[random.below(templates.len())], 0x80).set(24, 1 + number).set(16, 5 + number);
+                let mut pdu = Pdu::new(templates[random.below(templates.len())], 0x80)
+                    .set(24, 1 + number)
+                    .set(16, 5 + number);
                 pdu.head[9] = 1;
                 pdu.head[32] =
                     [0x2a, 0x28, 0x12, 0x42, 0x89, 0x83, 0x5f, 0x41, 0x15, 0x9e, 0xa3][random.below(11)];

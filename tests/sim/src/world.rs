@@ -103,7 +103,7 @@ impl World {
         params.session.max_outstanding_r2t = 1 + random.below(4) as u16;
         let nop_interval = random.below(6) as u32;
         let config = TargetConfig { params, nop_interval, block_bytes: BLOCK as u32, mutation };
-        let target = Target::start(Mono::ZERO, &config, &disks, Vec::new(), seed)?;
+        let target = Target::start(Mono::ZERO, &config, &disks, &[], seed)?;
         let mut world = World {
             scenario: *scenario,
             now: Mono::ZERO,
@@ -237,7 +237,7 @@ impl World {
                     let failed = self.random.below(2) == 0;
                     self.target.iter_mut().for_each(|t| t.ended(link, failed));
                 }
-                (Side::Caller, arrival) => self.to_initiator(link, &arrival)?,
+                (Side::Caller, arrival) => self.deliver(link, &arrival)?,
             }
         }
         self.pump()?;
@@ -269,7 +269,7 @@ impl World {
         Ok(())
     }
 
-    fn to_initiator(&mut self, link: crate::net::LinkId, arrival: &Arrival) -> Result<(), Failure> {
+    fn deliver(&mut self, link: crate::net::LinkId, arrival: &Arrival) -> Result<(), Failure> {
         let Some(i) = self.initiators.iter().position(|i| i.link() == Some(link)) else { return Ok(()) };
         match arrival {
             Arrival::Bytes(b) => {
@@ -525,7 +525,7 @@ impl World {
             self.starts += 1;
             self.trace.note(self.now, "start", &[self.starts]);
             let seed = self.seed ^ self.starts << 48;
-            self.target = Some(Target::start(self.now, &self.config, &self.disks, kept, seed)?);
+            self.target = Some(Target::start(self.now, &self.config, &self.disks, &kept, seed)?);
         }
         Ok(())
     }

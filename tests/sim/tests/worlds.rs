@@ -35,7 +35,7 @@ fn a_failing_seed_replays_exactly() {
 
 /// The first seed that finds `mutation`, and what it says.
 fn found(name: &str, mutation: Mutation) -> String {
-    let scenario = by_name(name).unwrap();
+    let scenario = by_name(name).expect("the scenario is one of ours");
     assert!(Mutation::ALL.contains(&mutation));
     let Some(failed) = first_failure(scenario, 0..SEEDS, Some(mutation)) else {
         panic!("{mutation:?} was not found in {SEEDS} seeds of {name}");

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use block::{BlockDevice, Features, Geometry, NullDevice};
-use reactor::{FileDevice, FileError, FileOptions, net};
+use reactor::{Blocking, FileDevice, FileError, FileOptions, net};
 use scsi::LogicalUnit;
 
 use super::convert;
@@ -83,7 +83,7 @@ impl EngineBackend {
         let Some(path) = &spec.path else { return Ok(None) };
         let allow_in_use = spec.bsopts.as_deref().is_some_and(|o| o.contains("allow-in-use"));
         let options = FileOptions {
-            direct: spec.flags.direct,
+            direct: spec.flags.direct || spec.store == StoreType::Aio,
             sync: spec.flags.sync,
             // `readonly` can be taken back while the unit runs; it is the unit that refuses writes.
             read_only: false,
@@ -101,6 +101,16 @@ impl EngineBackend {
             }
             tracing::warn!("{path}: cannot be written ({e}); the unit is read-only");
             FileDevice::open(Path::new(path), FileOptions { read_only: true, ..options.clone() })
+        });
+        // aio means O_DIRECT where the file system can; asked for by a flag, it is that or nothing.
+        let opened = opened.or_else(|e| {
+            let cannot = matches!(&e, FileError::BlockSize { .. })
+                || matches!(&e, FileError::Open { source, .. } if source.kind() == std::io::ErrorKind::InvalidInput);
+            if spec.flags.direct || spec.store != StoreType::Aio || !cannot {
+                return Err(e);
+            }
+            tracing::warn!("{path}: no direct IO for this unit ({e}); it goes through the page cache");
+            FileDevice::open(Path::new(path), FileOptions { direct: false, ..options.clone() })
         });
         match opened {
             Ok(device) => Ok(Some(Arc::new(device))),
@@ -142,6 +152,16 @@ impl EngineBackend {
         self.ask(|answer| Mail::ReopenUnit { unit: unit.handle, answer });
         Ok(())
     }
+}
+
+/// Puts on the medium what was written while the write cache was on.
+fn flush(unit: &Unit) -> Result<(), Refusal> {
+    let Some(device) = unit.device() else { return Ok(()) };
+    let failed = |e: &dyn std::fmt::Display| {
+        Refusal::invalid(format!("the write cache is off, but what was in it could not be flushed: {e}"))
+    };
+    let device = Blocking::open(device).map_err(|e| failed(&e))?;
+    device.flush().map_err(|e| failed(&e))
 }
 
 /// The file that keeps a unit's reservations: by its identity, so that it is found again whatever number the unit has.
@@ -195,6 +215,9 @@ impl Backend for EngineBackend {
         }
         if let Some(change) = convert::lu_change(change, spec) {
             unit.lu.update(&change).map_err(|e| Refusal::invalid(e.to_string()))?;
+            if change.write_cache == Some(false) {
+                flush(&unit)?;
+            }
         }
         unit.throttle.set(spec.limits.iops, spec.limits.bytes_per_second);
         // Any update is also a moment to notice a grown medium.

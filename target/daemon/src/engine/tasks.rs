@@ -279,6 +279,9 @@ impl Worker {
         let Some(running) = self.tasks.get_mut(key) else { return };
         running.busy = false;
         if running.aborted {
+            if let Some(task) = &mut running.task {
+                task.ended_aborted(request.result);
+            }
             return self.finish_aborted(key);
         }
         if let Err(e) = request.result {

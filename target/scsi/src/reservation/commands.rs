@@ -1,5 +1,6 @@
 //! The reservation commands as tasks, and the unit's durable state.
 
+use block::IoError;
 use serde::{Deserialize, Serialize};
 
 use super::{Effect, Image, Refusal as Refused, TransportId};
@@ -7,7 +8,7 @@ use crate::cdb::{be16, be32};
 use crate::opcodes::{Access, Entry, Needs, UNIT};
 use crate::sanitize::Interrupted;
 use crate::sense::{Asc, Key, Refusal, Sense};
-use crate::task::{Call, Job, Outcome};
+use crate::task::{Call, Job, Outcome, finish};
 use crate::unit::State;
 use crate::{ConfigError, Input, LogicalUnit, Step, Victims};
 
@@ -114,8 +115,43 @@ fn release(call: &mut Call<'_>) -> Result<Outcome, Refusal> {
 }
 
 fn persistent_in(call: &mut Call<'_>) -> Result<Outcome, Refusal> {
-    let bytes = call.unit().lock().reservations.persistent_in(&call.at.nexus, call.cdb())?;
-    Ok(Outcome::Data { bytes, allocation_len: u32::from(be16(call.cdb(), 7)) })
+    let state = call.unit().lock();
+    let bytes = state.reservations.persistent_in(&call.at.nexus, call.cdb())?;
+    let unwritten = state.reservations.unwritten();
+    drop(state);
+    let allocation_len = u32::from(be16(call.cdb(), 7));
+    match unwritten {
+        None => Ok(Outcome::Data { bytes, allocation_len }),
+        Some(ticket) => Ok(Outcome::Job(Box::new(Tell { bytes, allocation_len, ticket }))),
+    }
+}
+
+/// A report of a state that is on its way to the medium: it is told once a crash cannot take it back any more.
+#[derive(Debug)]
+struct Tell {
+    bytes: Vec<u8>,
+    allocation_len: u32,
+    ticket: u64,
+}
+
+impl Job for Tell {
+    fn step(&mut self, call: &mut Call<'_>, input: Input) -> Result<Step, Refusal> {
+        let Input::Persisted(result) = input else { return Ok(Step::Persist) };
+        written(call, self.ticket, result)?;
+        let outcome =
+            Outcome::Data { bytes: std::mem::take(&mut self.bytes), allocation_len: self.allocation_len };
+        Ok(Step::Done(finish(outcome, call)))
+    }
+}
+
+/// A write of the state ended.
+fn written(call: &Call<'_>, ticket: u64, result: Result<(), IoError>) -> Result<(), Refusal> {
+    if let Err(error) = result {
+        tracing::error!(%error, "persistent reservations could not be made durable");
+        return Err(Sense::new(Key::HardwareError, Asc::INTERNAL_TARGET_FAILURE).into());
+    }
+    call.unit().lock().reservations.persisted(ticket);
+    Ok(())
 }
 
 fn persistent_out(call: &mut Call<'_>) -> Result<Outcome, Refusal> {
@@ -135,28 +171,29 @@ fn persistent_out(call: &mut Call<'_>) -> Result<Outcome, Refusal> {
     Ok(Outcome::Job(Box::new(Settle(effect))))
 }
 
-/// What must have happened before GOOD: first the preempted nexuses' tasks are gone, then the change is durable.
+/// What must have happened before GOOD: first the change is durable, then the preempted nexuses' tasks are gone. The
+/// change was made already: it becomes durable also where the command is aborted.
 #[derive(Debug)]
 struct Settle(Effect);
 
 impl Job for Settle {
     fn step(&mut self, call: &mut Call<'_>, input: Input) -> Result<Step, Refusal> {
-        if let Input::Persisted(result) = input {
-            if let Err(error) = result {
-                tracing::error!(%error, "persistent reservations could not be made durable");
-                return Err(Sense::new(Key::HardwareError, Asc::INTERNAL_TARGET_FAILURE).into());
-            }
-            if let Some(ticket) = self.0.persist.take() {
-                call.unit().lock().reservations.persisted(ticket);
-            }
-        }
-        if !self.0.abort.is_empty() {
-            return Ok(Step::Abort(Victims::Nexuses(std::mem::take(&mut self.0.abort))));
+        if let Input::Persisted(result) = input
+            && let Some(ticket) = self.0.persist.take()
+        {
+            written(call, ticket, result)?;
         }
         if self.0.persist.is_some() {
             return Ok(Step::Persist);
         }
+        if !self.0.abort.is_empty() {
+            return Ok(Step::Abort(Victims::Nexuses(std::mem::take(&mut self.0.abort))));
+        }
         Ok(Step::Done(call.good()))
+    }
+
+    fn outlives_abort(&self) -> bool {
+        true
     }
 }
 

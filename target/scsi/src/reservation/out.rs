@@ -388,7 +388,8 @@ impl Reservations {
         Effect { persist: self.unwritten(), ..Effect::default() }
     }
 
-    fn unwritten(&self) -> Option<u64> {
+    /// The number of the latest change, where it must become durable and is not.
+    pub(super) fn unwritten(&self) -> Option<u64> {
         (self.durable != self.change && (self.aptpl || self.medium_holds)).then_some(self.change)
     }
 }

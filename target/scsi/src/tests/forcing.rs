@@ -29,6 +29,19 @@ fn a_flush_that_runs_while_another_fails_is_no_success() {
 }
 
 #[test]
+fn a_failed_flush_whose_command_was_aborted_is_told_of_too() {
+    let rig = Rig::plain();
+    let (mut a, mut b) = (rig.attach(1), rig.attach(2));
+    let mut aborted = rig.task(&mut a, &SYNC, b"", 0);
+    assert!(matches!(rig.step(&mut aborted, Input::Start), Step::Io { .. }));
+    aborted.ended_aborted(Err(IoErrorKind::Medium.into()));
+    drop(aborted);
+    rig.run(&mut a, &SYNC, b"", 0).sense_is(3, 0x0c00);
+    rig.run(&mut b, &SYNC, b"", 0).sense_is(3, 0x0c00);
+    rig.run(&mut b, &SYNC, b"", 0).good();
+}
+
+#[test]
 fn a_failed_fua_write_and_a_port_that_was_away() {
     let rig = Rig::plain();
     let (mut a, mut b) = (rig.attach(1), rig.attach(2));

@@ -105,12 +105,21 @@ fn preempt_and_abort_waits_for_the_victims_and_for_the_medium() {
     assert_eq!(*rig.persisted.borrow(), 2);
     rig.run(&mut a, &prout(1, 3), &keys(7, 0, 0), 0).good();
     let mut task = rig.task(&mut b, &prout(5, 1), &keys(8, 7, 0), 0);
-    let Step::Abort(victims) = rig.step(&mut task, Input::Start) else { panic!("must abort first") };
-    assert_eq!(victims, Victims::Nexuses(vec![NexusId(1)]));
-    conflict(&rig.run(&mut a, &cdb10(0x2a, 0, 0, 1), &[1; 512], 0));
-    assert!(matches!(rig.step(&mut task, Input::Aborted), Step::Persist));
+    assert!(matches!(rig.step(&mut task, Input::Start), Step::Persist), "the medium first");
+    assert!(task.outlives_abort(), "what was changed becomes durable whatever happens to the command");
     let before = rig.unit.durable_state();
-    let Step::Done(reply) = rig.step(&mut task, Input::Persisted(Ok(()))) else { panic!("must be done") };
+    let mut report = rig.task(&mut b, &[0x5e, 0, 0, 0, 0, 0, 0, 0, 64, 0], b"", 64);
+    assert!(
+        matches!(rig.step(&mut report, Input::Start), Step::Persist),
+        "nothing is told that a crash takes back"
+    );
+    let step = rig.step(&mut task, Input::Persisted(Ok(())));
+    let Step::Abort(victims) = step else { panic!("must abort") };
+    assert_eq!(victims, Victims::Nexuses(vec![NexusId(1)]));
+    let Step::Done(reply) = rig.step(&mut report, Input::Persisted(Ok(()))) else { panic!("must be told") };
+    assert_eq!(Answer::from(reply).data[4..16], [0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 8]);
+    conflict(&rig.run(&mut a, &cdb10(0x2a, 0, 0, 1), &[1; 512], 0));
+    let Step::Done(reply) = rig.step(&mut task, Input::Aborted) else { panic!("must be done") };
     Answer::from(reply).good();
     rig.run(&mut a, &TUR, b"", 0).sense_is(6, 0x2a05);
 

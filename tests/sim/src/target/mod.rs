@@ -3,6 +3,13 @@
 //!
 //! [`Mutation`]s make it do one thing wrong each: they are how the simulator is tested.
 
+mod directory;
+mod manage;
+mod mutation;
+mod sockets;
+
+pub use mutation::Mutation;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -15,72 +22,36 @@ use base::{Entropy, Mono};
 use block::{BlockDevice, Channel, ChannelContext, Complete, FaultDevice, Op, Pool, Request};
 use iscsi::params::Settings;
 use scsi::{
-    Command, Input, Inventory, IoOp, ItNexusLun, LogicalUnit, LuConfig, Nexus, NexusId, Reply, ResetKind,
-    Step, StepContext, Task, Victims,
+    Command, Input, Inventory, IoOp, ItNexusLun, LogicalUnit, LuConfig, Nexus, NexusId, Reply, Step,
+    StepContext, Task, Victims,
 };
 use target_session::{
-    Action, AuthPolicy, CloseHow, ConnId, Cx, Directory, LoginRefusal, Machine, MachineConfig, PeerInfo,
-    RxBatch, SessionId, SessionKey, SessionPlace, SessionSlot, TargetListing, TargetLogin, TaskId,
-    TmfFunction, TmfId, TmfResponse, TxBatch, Who,
+    Action, ConnId, Machine, MachineConfig, PeerInfo, RxBatch, SessionId, TaskId, TmfId, TxBatch,
 };
+
+use directory::SimDirectory;
 
 use crate::net::{LinkId, Net, Side};
 use crate::trace::Trace;
+
+/// Calls the machine with the node's context.
+macro_rules! machine {
+    ($self:ident, $method:ident $(, $arg:expr)*) => {{
+        let mut cx = target_session::Cx {
+            now: $self.now,
+            pool: &$self.pool,
+            entropy: &mut $self.entropy,
+            directory: &mut $self.directory,
+        };
+        $self.machine.$method(&mut cx $(, $arg)*)
+    }};
+}
+use machine;
 
 /// The one target's name.
 pub const TARGET: &str = "iqn.2026-11.plinth.sim:target";
 /// Its portal group.
 const PORTAL_GROUP: u16 = 1;
-
-/// One thing that the glue does wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mutation {
-    /// A flush is acknowledged before it is done.
-    AckFlushEarly,
-    /// FUA is forgotten on the way to the disk.
-    IgnoreFua,
-    /// A write is acknowledged before it is done.
-    AckWriteEarly,
-    /// One write in eight never reaches the disk.
-    LoseWrite,
-    /// A failed operation is reported as done.
-    SwallowErrors,
-    /// Unit attentions are swallowed: the command is run again instead.
-    DropUnitAttention,
-    /// A command that conflicts with a reservation is run in the name of somebody else.
-    SkipReservations,
-    /// What reservations should survive a crash is not written.
-    ForgetReservations,
-    /// What is sent is now and then sent twice.
-    CompleteTwice,
-    /// A task counts as aborted while its operation still runs.
-    AbortTooEarly,
-    /// Data of a read are swapped with those of an earlier one.
-    WrongBuffer,
-    /// Buffers are not given back now and then.
-    LeakBuffers,
-    /// The wake-up of a task, or the end of its operation, is forgotten now and then.
-    LoseWakeup,
-}
-
-impl Mutation {
-    /// All of them.
-    pub const ALL: [Mutation; 13] = [
-        Mutation::AckFlushEarly,
-        Mutation::IgnoreFua,
-        Mutation::AckWriteEarly,
-        Mutation::LoseWrite,
-        Mutation::SwallowErrors,
-        Mutation::DropUnitAttention,
-        Mutation::SkipReservations,
-        Mutation::ForgetReservations,
-        Mutation::CompleteTwice,
-        Mutation::AbortTooEarly,
-        Mutation::WrongBuffer,
-        Mutation::LeakBuffers,
-        Mutation::LoseWakeup,
-    ];
-}
 
 /// What a target node is made of.
 #[derive(Clone, Debug)]
@@ -93,59 +64,6 @@ pub struct TargetConfig {
     pub block_bytes: u32,
     /// What it does wrong.
     pub mutation: Option<Mutation>,
-}
-
-/// The answer to every login.
-struct SimDirectory {
-    config: TargetConfig,
-    sessions: BTreeMap<SessionKey, SessionPlace>,
-    last_tsih: u16,
-}
-
-impl Directory for SimDirectory {
-    fn discovery_auth(&self) -> AuthPolicy {
-        AuthPolicy::default()
-    }
-
-    fn visible_targets(&self, _: &Who) -> Vec<TargetListing> {
-        Vec::new()
-    }
-
-    fn login(&self, _: &Who, target: &str) -> Result<TargetLogin, LoginRefusal> {
-        if target != TARGET {
-            return Err(LoginRefusal::NotFound);
-        }
-        Ok(TargetLogin {
-            tid: 1,
-            name: TARGET.to_owned(),
-            alias: String::new(),
-            auth: AuthPolicy::default(),
-            params: self.config.params.clone(),
-            nop_interval: self.config.nop_interval,
-            nop_count: 3,
-            max_queue_cmd: base::limits::COMMANDS_PER_SESSION_MAX,
-        })
-    }
-
-    fn register_session(&mut self, key: &SessionKey, thread: u32) -> SessionSlot {
-        if let Some(place) = self.sessions.get(key) {
-            return SessionSlot::OnThread(place.thread);
-        }
-        self.last_tsih = self.last_tsih.checked_add(1).unwrap_or(1);
-        let tsih = self.last_tsih;
-        self.sessions.insert(key.clone(), SessionPlace { thread, tsih });
-        SessionSlot::Registered { tsih }
-    }
-
-    fn find_session(&self, key: &SessionKey) -> Option<SessionPlace> {
-        self.sessions.get(key).copied()
-    }
-
-    fn unregister_session(&mut self, key: &SessionKey, tsih: u16) {
-        if self.sessions.get(key).is_some_and(|p| p.tsih == tsih) {
-            self.sessions.remove(key);
-        }
-    }
 }
 
 struct Unit {
@@ -238,25 +156,13 @@ pub struct Target {
     leaked: Vec<block::Buf>,
 }
 
-macro_rules! machine {
-    ($self:ident, $method:ident $(, $arg:expr)*) => {{
-        let mut cx = Cx {
-            now: $self.now,
-            pool: &$self.pool,
-            entropy: &mut $self.entropy,
-            directory: &mut $self.directory,
-        };
-        $self.machine.$method(&mut cx $(, $arg)*)
-    }};
-}
-
 impl Target {
     /// A node that starts, with a disk and what its own disk kept for each unit.
     pub fn start(
         now: Mono,
         config: &TargetConfig,
         disks: &[FaultDevice],
-        durable: Vec<Vec<u8>>,
+        durable: &[Vec<u8>],
         seed: u64,
     ) -> Result<Self, crate::Failure> {
         let context = ChannelContext::hostless();
@@ -700,6 +606,9 @@ impl Target {
         if self.mutation == Some(Mutation::LoseWakeup) && self.random.below(200) == 0 {
             return;
         }
+        if r.aborted {
+            r.task.ended_aborted(request.result);
+        }
         self.resume(key, Input::Io { result: request.result, bufs: request.bufs, extents: request.extents });
     }
 
@@ -725,158 +634,6 @@ impl Target {
         if let Some(id) = id {
             machine!(self, task_aborted, id);
         }
-    }
-
-    fn manage(&mut self, tmf: TmfId, session: SessionId, lun: u64, function: TmfFunction) {
-        let Some(by) = self.sessions.get(&session).map(|s| s.nexus.id) else {
-            return machine!(self, tmf_done, tmf, TmfResponse::Rejected);
-        };
-        let whole = matches!(function, TmfFunction::TargetWarmReset | TmfFunction::TargetColdReset);
-        let units: Vec<usize> = if whole {
-            (0..self.units.len()).collect()
-        } else {
-            let n = iscsi::lun::decode(lun).map_or(usize::MAX, |n| n as usize);
-            (0..self.units.len()).filter(|&u| u == n).collect()
-        };
-        if units.is_empty() {
-            return machine!(self, tmf_done, tmf, TmfResponse::LunDoesNotExist);
-        }
-        for &u in &units {
-            let lu = &self.units[u].lu;
-            match function {
-                TmfFunction::AbortTaskSet => {}
-                TmfFunction::ClearTaskSet => lu.tasks_cleared(by, &Victims::All),
-                TmfFunction::LogicalUnitReset => lu.reset(ResetKind::LogicalUnit),
-                TmfFunction::TargetWarmReset => lu.reset(ResetKind::TargetWarm),
-                TmfFunction::TargetColdReset => lu.reset(ResetKind::TargetCold),
-            }
-        }
-        if function == TmfFunction::AbortTaskSet {
-            return machine!(self, tmf_done, tmf, TmfResponse::Complete);
-        }
-        let close = function == TmfFunction::TargetColdReset;
-        self.start_job(After::Tmf(tmf), &units, None, Some(by), close);
-    }
-
-    fn start_job(
-        &mut self,
-        after: After,
-        units: &[usize],
-        nexuses: Option<&[NexusId]>,
-        spare: Option<NexusId>,
-        close: bool,
-    ) {
-        self.next += 1;
-        let job = self.next;
-        let concerned = |s: &&SessionId| {
-            let nexus = self.sessions[*s].nexus.id;
-            spare != Some(nexus) && nexuses.is_none_or(|n| n.contains(&nexus))
-        };
-        let sessions: Vec<SessionId> = self.sessions.keys().filter(concerned).copied().collect();
-        self.jobs.insert(job, Job { open: sessions.len() * units.len() + 1, after });
-        for &session in &sessions {
-            for &unit in units {
-                machine!(self, abort_tasks, session, iscsi::lun::encode(unit as u32), None, job);
-            }
-            if close {
-                machine!(self, close_session, session, CloseHow::DropNow);
-            }
-        }
-        self.part_done(job);
-    }
-
-    fn part_done(&mut self, job: u64) {
-        let Some(j) = self.jobs.get_mut(&job) else { return };
-        j.open -= 1;
-        if j.open > 0 {
-            return;
-        }
-        match self.jobs.remove(&job).map(|j| j.after) {
-            Some(After::Tmf(tmf)) => machine!(self, tmf_done, tmf, TmfResponse::Complete),
-            Some(After::Task(key)) => {
-                if let Some(r) = self.tasks.get_mut(&key) {
-                    r.busy = false;
-                }
-                self.resume(key, Input::Aborted);
-            }
-            None => {}
-        }
-    }
-
-    /// Receives and sends what can be; in pieces.
-    fn sockets(&mut self, net: &mut Net, trace: &mut Trace) -> bool {
-        let mut any = false;
-        let links: Vec<LinkId> = self.conns.keys().copied().collect();
-        for link in links {
-            any |= self.receive_some(link, trace);
-            any |= self.send_some(link, net, trace);
-        }
-        any
-    }
-
-    fn receive_some(&mut self, link: LinkId, trace: &mut Trace) -> bool {
-        let Some(c) = self.conns.get_mut(&link) else { return false };
-        let id = c.id;
-        if c.armed.is_none() {
-            if !std::mem::take(&mut c.rearm) {
-                return false;
-            }
-            let batch = machine!(self, take_rx, id);
-            let Some(c) = self.conns.get_mut(&link) else { return true };
-            c.armed = batch;
-        }
-        let Some(c) = self.conns.get_mut(&link) else { return true };
-        if c.inbox.is_empty() && !c.ended {
-            return false;
-        }
-        let Some(mut batch) = c.armed.take() else { return false };
-        if c.inbox.is_empty() && c.failed {
-            machine!(self, conn_failed, id);
-            return true;
-        }
-        let room = batch.direct.as_ref().map_or(0, |d| d.len()) + batch.staging.len();
-        let n = c.inbox.len().min(room);
-        let n = if n > 1 && self.random.below(4) == 0 { 1 + self.random.below(n as u64) as usize } else { n };
-        let mut bytes = c.inbox.drain(..n);
-        let direct = batch.direct.iter_mut().flat_map(|d| d.iter_mut());
-        for (to, from) in direct.chain(batch.staging.iter_mut()).zip(&mut bytes) {
-            *to = from;
-        }
-        drop(bytes);
-        c.rearm = true;
-        trace.note(self.now, "rx", &[link.0, n as u64]);
-        machine!(self, rx_done, id, batch, n);
-        true
-    }
-
-    fn send_some(&mut self, link: LinkId, net: &mut Net, trace: &mut Trace) -> bool {
-        let Some(c) = self.conns.get_mut(&link) else { return false };
-        let id = c.id;
-        if c.sending.is_none() {
-            if !std::mem::take(&mut c.transmit) {
-                return false;
-            }
-            let batch = machine!(self, take_tx, id, 64, 64 * 1024);
-            let Some(c) = self.conns.get_mut(&link) else { return true };
-            c.sending = batch;
-        }
-        let Some(c) = self.conns.get_mut(&link) else { return true };
-        let room = net.room(link, Side::Callee);
-        if room == 0 {
-            return false;
-        }
-        let Some(batch) = c.sending.take() else { return false };
-        let bytes: Vec<u8> = batch.segments.iter().flat_map(|&s| batch.bytes(s).iter().copied()).collect();
-        let n = bytes.len().min(room);
-        let n = if n > 1 && self.random.below(6) == 0 { 1 + self.random.below(n as u64) as usize } else { n };
-        let n = net.send(self.now, link, Side::Callee, &bytes[..n]);
-        if self.mutation == Some(Mutation::CompleteTwice) && n == bytes.len() && self.random.below(50) == 0 {
-            net.send(self.now, link, Side::Callee, &bytes);
-        }
-        c.transmit = true;
-        trace.note(self.now, "tx", &[link.0, n as u64]);
-        machine!(self, tx_done, id, batch, n);
-        true
     }
 }
 
