@@ -35,8 +35,8 @@ struct Arguments {
 }
 
 /// Runs the command; gives its exit code.
-pub fn main(arguments: Vec<OsString>) -> i32 {
-    let parsed = match Arguments::try_parse_from(&arguments) {
+pub fn main(arguments: &[OsString]) -> i32 {
+    let parsed = match Arguments::try_parse_from(arguments) {
         Ok(parsed) => parsed,
         Err(e) => {
             // Where not even the message can be printed, the exit code says enough.

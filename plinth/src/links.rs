@@ -6,8 +6,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 /// Runs the command; gives its exit code.
-pub fn main(arguments: Vec<OsString>) -> i32 {
-    let [_, dir] = arguments.as_slice() else {
+pub fn main(arguments: &[OsString]) -> i32 {
+    let [_, dir] = arguments else {
         eprintln!(
             "Usage: plinth links DIR\n\nMakes a link for each command in DIR, which is made if it is missing."
         );

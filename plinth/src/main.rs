@@ -16,20 +16,30 @@ struct Command {
     about: &'static str,
     /// Has a link of its own, as the tool that it stands for.
     linked: bool,
-    run: fn(Vec<OsString>) -> i32,
+    run: fn(&[OsString]) -> i32,
 }
 
 /// Every command that there is.
 static COMMANDS: [Command; 6] = [
     Command { name: "tgtd", about: "the iSCSI target daemon", linked: true, run: tgtd::main },
-    Command { name: "tgtadm", about: "administers a running tgtd", linked: true, run: target_ctl::tgtadm },
+    Command {
+        name: "tgtadm",
+        about: "administers a running tgtd",
+        linked: true,
+        run: |a| target_ctl::tgtadm(a.to_vec()),
+    },
     Command {
         name: "tgt-admin",
         about: "brings tgtd to what targets.conf says",
         linked: true,
-        run: target_ctl::tgt_admin,
+        run: |a| target_ctl::tgt_admin(a.to_vec()),
     },
-    Command { name: "tgtimg", about: "makes and shows image files", linked: true, run: target_ctl::tgtimg },
+    Command {
+        name: "tgtimg",
+        about: "makes and shows image files",
+        linked: true,
+        run: |a| target_ctl::tgtimg(a.to_vec()),
+    },
     Command {
         name: "demo",
         about: "a target with a disk, in a folder of its own",
@@ -56,7 +66,7 @@ fn main() -> ExitCode {
         None => "--help".into(),
     };
     let status = match (find(&name), name.as_str()) {
-        (Some(command), _) => (command.run)(arguments),
+        (Some(command), _) => (command.run)(&arguments),
         (None, "--help" | "-h" | "help") => {
             print!("{}", help());
             0

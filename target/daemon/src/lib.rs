@@ -9,4 +9,5 @@ mod metrics;
 pub mod mgmt;
 mod notify;
 pub mod persist;
+mod syslog;
 pub mod tgtd;

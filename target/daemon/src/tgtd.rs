@@ -60,8 +60,10 @@ pub fn run(options: Options, arguments: &[OsString]) -> Result<()> {
     if in_background {
         // Fails only where the process leads a group already, and then it needs no new session.
         let _ = rustix::process::setsid();
+        logging::start_in_background(options.debug);
+    } else {
+        logging::start(options.debug);
     }
-    logging::start(options.debug);
     raise_file_limit();
     let daemon = Daemon::start(options)?;
     if in_background {

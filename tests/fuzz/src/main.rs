@@ -66,6 +66,8 @@ fn run(args: &Args) -> Result<bool> {
         [] => TARGETS.to_vec(),
         names => names.iter().map(|name| named(name)).collect::<Result<_>>()?,
     };
+    // libFuzzer is C++.
+    interop::packages::require(&[("g++", "c++")])?;
     let harness = build()?;
     let (mut passed, mut failed) = (0, 0);
     if args.self_check {
@@ -121,7 +123,7 @@ fn build() -> Result<PathBuf> {
         .env("CARGO_ENCODED_RUSTFLAGS", COVERAGE.join("\u{1f}"))
         .status()
         .context("cargo build")?;
-    ensure!(status.success(), "the harness does not build (libFuzzer needs a C++ compiler)");
+    ensure!(status.success(), "the harness does not build");
     Ok(dir.join(host).join("fuzz/fuzz-harness"))
 }
 

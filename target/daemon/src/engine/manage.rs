@@ -70,7 +70,6 @@ impl Worker {
             target: Arc::new(TargetPort { name: key.target.clone(), portal_group: key.portal_group }),
         };
         let mut state = SessionState { tid: info.tid, nexus, tsih: info.tsih, places: Vec::new() };
-        tracing::info!("{}: session {} of {} is up", key.target, info.tsih, key.initiator);
         match self.shared.snapshot().target(state.tid) {
             Some(target) => self.update_places(&mut state, target),
             // The target went away while the login was on its way.
@@ -84,12 +83,6 @@ impl Worker {
         for place in &state.places {
             place.unit.lu.detach(state.nexus.id);
         }
-        tracing::info!(
-            "{}: session {} of {} is down",
-            state.nexus.target.name,
-            state.tsih,
-            state.nexus.initiator.name
-        );
         self.check_target_closings();
     }
 

@@ -66,6 +66,7 @@ struct Engine {
     context: ChannelContext,
     paths: Vec<ItNexusLun>,
     tasks: Vec<Running>,
+    now: Mono,
 }
 
 fn run(input: &[u8]) {
@@ -96,6 +97,7 @@ impl Engine {
             context,
             paths: Vec::new(),
             tasks: Vec::new(),
+            now: Mono::from_nanos(1),
         };
         for n in 0..2u8 {
             let block_bytes = if choice & 0x40 != 0 { 4096 } else { 512 };
@@ -202,7 +204,7 @@ impl Engine {
             let woken = Arc::clone(&woken);
             Box::new(move || woken.store(true, Ordering::SeqCst))
         };
-        let cx = StepContext { now: Mono::from_nanos(1), pool: &self.context.pool, waker: &waker };
+        let cx = StepContext { now: self.now, pool: &self.context.pool, waker: &waker };
         let step = running.task.step(&cx, input);
         let next = match step {
             Step::Io { on, op } => self.io(on.as_ref(), op),
@@ -216,8 +218,10 @@ impl Engine {
                 Input::Persisted(Ok(()))
             }
             Step::Wait => return false,
-            // Nobody waits for time here.
-            Step::Pause(_) => Input::Woken,
+            Step::Pause(at) => {
+                self.now = self.now.max(at);
+                Input::Woken
+            }
             Step::Reply(reply) => {
                 check(&self.tasks[i], &reply);
                 assert!(!std::mem::replace(&mut self.tasks[i].replied, true), "a second reply");

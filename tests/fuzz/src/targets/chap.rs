@@ -83,7 +83,10 @@ fn run(input: &[u8]) {
             }
             Ok(_) => {}
             Err(error) => {
-                assert!(!error.to_string().contains("sesame") && !error.login_status().is_success());
+                // An input that holds the word may see it again, as a user's name for one.
+                let said = rest.windows(6).any(|word| word == b"sesame");
+                assert!(said || !error.to_string().contains("sesame"), "a secret in an error: {error}");
+                assert!(!error.login_status().is_success());
                 assert!(out.is_empty(), "nothing is said beside an error");
                 return;
             }

@@ -46,6 +46,12 @@ pub fn data_loss(suite: &str, kind: LunKind) -> bool {
         || suite.starts_with("Prout")
 }
 
+/// Whether each test of the suite needs a process, and so sessions, of its own: Sanitize.Reservations leaves its RESERVE(6) on the
+/// second session, and what follows it in the same process would meet a conflict.
+pub fn one_by_one(suite: &str) -> bool {
+    suite == "Sanitize"
+}
+
 /// Why `test` is not run on `kind`, if it is not.
 pub fn not_applicable(test: &str, kind: LunKind, quick: bool) -> Option<&'static str> {
     let writes = ["ProutReserve.Access", "WriteVerify10.Dpo", "WriteVerify12.Dpo", "WriteVerify16.Dpo"];

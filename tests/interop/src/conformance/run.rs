@@ -134,12 +134,14 @@ impl Round {
         Ok(())
     }
 
-    /// Runs a suite in one process if all of it is wanted, and what that left open test by test.
+    /// Runs a suite in one process, and what that left open test by test.
     fn suite(&mut self, suite: &str, mut pending: Vec<String>) -> Result<()> {
         if pending.is_empty() {
             return Ok(());
         }
-        self.process(suite, suite, &mut pending)?;
+        if !known::one_by_one(suite) {
+            self.process(suite, suite, &mut pending)?;
+        }
         while let Some(test) = pending.first().cloned() {
             self.process(suite, &test, &mut pending)?;
             if pending.first() == Some(&test) {

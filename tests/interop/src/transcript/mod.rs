@@ -309,6 +309,7 @@ impl Stage {
     fn normal(&self, output: &Output) -> Said {
         let text = |text: &str| {
             let text = text
+                .replace(&format!("{}/", self.tools.dir.display()), "")
                 .replace(&self.dir.display().to_string(), "$D")
                 .replace(&format!(":{},", self.ports[0]), ":$P,")
                 .replace(&format!(":{},", self.ports[1]), ":$Q,")

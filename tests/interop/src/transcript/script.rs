@@ -38,6 +38,7 @@ pub(super) fn steps() -> Vec<Step> {
         admin_execute(),
         admin_rest(),
         images(),
+        stop_driver(),
     ]
     .concat()
 }
@@ -445,11 +446,15 @@ fn clean_up() -> Vec<Step> {
         adm("-m target -o show"),
         adm("-m account -o delete -u dave"),
         adm("-m account -o show"),
+    ]
+}
+
+/// At the very end: a stock tgtd whose driver is started again hangs a second later.
+fn stop_driver() -> Vec<Step> {
+    vec![
         adm("-m lld -o stop"),
         adm("-L iscsi -m target -o show"),
         adm("-m lld -o show").differs(By::Daemon, 0, &["iscsi: stopped"], LISTS),
-        adm("-m lld -o start"),
-        adm("-m portal -o show"),
     ]
 }
 
