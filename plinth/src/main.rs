@@ -26,19 +26,19 @@ static COMMANDS: [Command; 6] = [
         name: "tgtadm",
         about: "administers a running tgtd",
         linked: true,
-        run: |a| target_ctl::tgtadm(after_name(a)),
+        run: |a| target_ctl::tgtadm(a.to_vec()),
     },
     Command {
         name: "tgt-admin",
         about: "brings tgtd to what targets.conf says",
         linked: true,
-        run: |a| target_ctl::tgt_admin(after_name(a)),
+        run: |a| target_ctl::tgt_admin(a.to_vec()),
     },
     Command {
         name: "tgtimg",
         about: "makes and shows image files",
         linked: true,
-        run: |a| target_ctl::tgtimg(after_name(a)),
+        run: |a| target_ctl::tgtimg(a.to_vec()),
     },
     Command {
         name: "demo",
@@ -81,11 +81,6 @@ fn main() -> ExitCode {
         }
     };
     ExitCode::from(u8::try_from(status).unwrap_or(1))
-}
-
-/// The arguments that follow a command's name.
-fn after_name(arguments: &[OsString]) -> Vec<OsString> {
-    arguments.iter().skip(1).cloned().collect()
 }
 
 fn find(name: &str) -> Option<&'static Command> {

@@ -30,8 +30,11 @@ const GRAMMAR: Grammar = Grammar {
 
 const MEGABYTE: u64 = 1 << 20;
 
-/// Why the command ends early: text for standard error, whether to point at --help, exit code.
+/// Why the command ends early: what to print, whether to point at --help, exit code. tgtimg prints what is wrong with a
+/// size (exit code 3) to standard output.
 struct Stop(String, bool, i32);
+
+const SIZE: i32 = 3;
 
 impl Stop {
     fn misuse(text: impl AsRef<str>) -> Self {
@@ -70,6 +73,10 @@ pub fn run(args: &[String], terminal: &mut Terminal<'_>) -> i32 {
         Ok(text) => {
             terminal.print(&text);
             0
+        }
+        Err(Stop(text, _, SIZE)) => {
+            terminal.print(&format!("{text}\n"));
+            SIZE
         }
         Err(Stop(text, hint, code)) => {
             terminal.complain(&format!("{text}\n"));
@@ -147,7 +154,7 @@ fn execute(options: &Options) -> Result<String, Stop> {
     }
     let size = options.size.as_deref().ok_or_else(|| Stop::misuse("Missing the capacity param"))?;
     let bytes = match size.parse::<u64>().ok().map(|m| m.checked_mul(MEGABYTE)) {
-        Some(Some(0)) => return Err(Stop("Capacity must be > 0".to_owned(), false, 3)),
+        Some(Some(0)) => return Err(Stop("Capacity must be > 0".to_owned(), false, SIZE)),
         Some(Some(bytes)) if bytes <= i64::MAX as u64 => bytes,
         _ => return Err(Stop::misuse(format!("size {size}: a number of megabytes is right"))),
     };
@@ -188,7 +195,7 @@ fn grow(file: &File, from: u64, to: u64, thin: bool) -> Result<(), Stop> {
         file.set_len(to).map_err(|e| Stop::failure("Failed to set file size", &e, 6))?;
     } else if to > from {
         fallocate(file, FallocateFlags::empty(), from, to - from)
-            .map_err(|e| Stop::failure("posix_fallocate failed.", &e.into(), 3))?;
+            .map_err(|e| Stop::failure("posix_fallocate failed.", &e.into(), 6))?;
     }
     file.sync_all().map_err(|e| Stop::failure("Failed to sync file", &e, 6))
 }
@@ -266,8 +273,8 @@ mod tests {
             ("tgtimg --op new -f x -Y disk -t disk -s 5G", 22, "megabytes is right"),
             ("tgtimg foo", 22, "unrecognized option 'foo'"),
         ] {
-            let (got, _, err) = tgtimg(line);
-            assert!(got == code && err.contains(text), "{line}: {got} {err}");
+            let (got, out, err) = tgtimg(line);
+            assert!(got == code && (err + &out).contains(text), "{line}: {got} {out}");
         }
     }
 }

@@ -22,26 +22,19 @@ pub trait Files {
     fn is_dir(&self, path: &Path) -> bool;
     /// Names in a directory.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
-}
-
-/// The machine's files below a configuration root. Absolute paths are taken from the root, relative ones as they are.
-#[derive(Clone, Debug)]
-pub struct SystemFiles(pub Root);
-
-impl SystemFiles {
-    fn place(&self, path: &Path) -> PathBuf {
-        if path.is_absolute() && !path.starts_with(self.0.dir()) {
-            self.0.join(path)
-        } else {
-            path.to_owned()
-        }
+    /// Where an absolute path of an include lies.
+    fn absolute(&self, path: &Path) -> PathBuf {
+        path.to_owned()
     }
 }
 
+/// The machine's files. Absolute paths of includes are taken from the configuration root.
+#[derive(Clone, Debug)]
+pub struct SystemFiles(pub Root);
+
 impl Files for SystemFiles {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let path = self.place(path);
-        let size = std::fs::metadata(&path)?.len();
+        let size = std::fs::metadata(path)?.len();
         if size > BYTES_MAX as u64 {
             return Err(io::Error::other(format!("{size} bytes, at most {BYTES_MAX} are read")));
         }
@@ -49,13 +42,17 @@ impl Files for SystemFiles {
     }
 
     fn is_dir(&self, path: &Path) -> bool {
-        self.place(path).is_dir()
+        path.is_dir()
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        std::fs::read_dir(self.place(dir))?
+        std::fs::read_dir(dir)?
             .filter_map(|e| e.map(|e| e.file_name().into_string().ok()).transpose())
             .collect()
+    }
+
+    fn absolute(&self, path: &Path) -> PathBuf {
+        self.0.join(path)
     }
 }
 
@@ -169,7 +166,11 @@ impl Reader<'_> {
     /// begin at the including file's directory.
     fn include(&mut self, what: &str, at: &At, depth: usize) -> Result<(), ConfigError> {
         let base = at.file.parent().unwrap_or(Path::new(""));
-        let path = base.join(what);
+        let path = if Path::new(what).is_absolute() {
+            self.files.absolute(Path::new(what))
+        } else {
+            base.join(what)
+        };
         let failed = |e: io::Error| ConfigError::new(at, format!("include {what}: {e}"));
         if glob::is_pattern(what) {
             let found = glob::expand(&path, self.files)

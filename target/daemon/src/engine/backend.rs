@@ -85,7 +85,8 @@ impl EngineBackend {
         let options = FileOptions {
             direct: spec.flags.direct || spec.store == StoreType::Aio,
             sync: spec.flags.sync,
-            read_only: spec.readonly,
+            // `readonly` can be taken back while the unit runs; it is the unit that refuses writes.
+            read_only: false,
             block_bytes: spec.block_size,
             exclusive: !allow_in_use,
         };

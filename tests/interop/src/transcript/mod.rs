@@ -333,6 +333,8 @@ fn normal_line(line: &str) -> String {
             let name = line.trim_start().split(':').next().unwrap_or_default();
             format!("{indent}{name}: $SID\n")
         }
+        // The length depends on the folder's name.
+        Some((_, value)) if value.starts_with("sent to tgtd ") => "sent to tgtd $N\n".to_owned(),
         _ => format!("{line}\n"),
     }
 }
@@ -368,7 +370,9 @@ fn words(line: &str) -> Vec<String> {
 fn compare(pair: Pair, steps: &[Step], reference: &[Said], said: &[Said]) -> bool {
     let (mut same, mut intended, mut wrong) = (0, 0, 0);
     for ((step, right), said) in steps.iter().zip(reference).zip(said).filter(|((s, _), _)| !s.quiet) {
-        let difference = step.differences.iter().find(|d| d.by.concerns(pair));
+        // What both do together goes before what each does.
+        let concerning = || step.differences.iter().filter(|d| d.by.concerns(pair));
+        let difference = concerning().find(|d| d.by == By::Both).or_else(|| concerning().next());
         let verdict = match difference {
             None if right == said => {
                 same += 1;
