@@ -1,6 +1,6 @@
 //! The commands of the target: tgtadm, tgt-admin and tgtimg, as tgt's users know them.
 //!
-//! Each command is a function from the arguments that follow its name to its exit code; the one
+//! Each command is a function from its arguments (the first is the name it was called by) to its exit code; the one
 //! binary calls it. Options, texts and exit codes are tgt's (docs/compatibility.md has the differences).
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
