@@ -194,16 +194,20 @@ pub fn main(args: &Args) -> Result<bool> {
     let compared = steps.iter().filter(|s| !s.quiet).count();
     println!("{compared} calls, {} more to set the scene", steps.len() - compared);
     let reference = play(Pair::StockStock, &steps, scratch.path(), args.verbose)?;
-    let mut good = true;
+    let (mut passed, mut failed) = (0, 0);
     for pair in Pair::OTHERS {
         if !args.only.is_empty() && !args.only.iter().any(|n| n == pair.name()) {
             continue;
         }
         let said = play(pair, &steps, scratch.path(), args.verbose)?;
-        good &= compare(pair, &steps, &reference, &said);
+        match compare(pair, &steps, &reference, &said) {
+            true => passed += 1,
+            false => failed += 1,
+        }
     }
     print_differences(&steps);
-    Ok(good)
+    println!("tally: {passed} passed, {failed} failed");
+    Ok(failed == 0)
 }
 
 fn play(pair: Pair, steps: &[Step], scratch: &Path, verbose: bool) -> Result<Vec<Said>> {
