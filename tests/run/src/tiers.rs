@@ -112,6 +112,14 @@ pub const TIERS: &[Tier] = &[
         needs: &[],
     },
     Tier {
+        name: "transcript",
+        about: "tgtadm, tgt-admin and tgtimg, call by call, beside stock tgt's",
+        command: &["cargo", "run", "-q", "-p", INTEROP, "--", "transcript"],
+        limit_s: 600,
+        count: Count::Tally,
+        needs: &[],
+    },
+    Tier {
         name: "qemu-img",
         about: "qemu's block driver against the target",
         command: &["cargo", "run", "-q", "-p", INTEROP, "--", "qemu-img"],
