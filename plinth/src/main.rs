@@ -22,24 +22,14 @@ struct Command {
 /// Every command that there is.
 static COMMANDS: [Command; 6] = [
     Command { name: "tgtd", about: "the iSCSI target daemon", linked: true, run: tgtd::main },
-    Command {
-        name: "tgtadm",
-        about: "administers a running tgtd",
-        linked: true,
-        run: |a| target_ctl::tgtadm(a.to_vec()),
-    },
+    Command { name: "tgtadm", about: "administers a running tgtd", linked: true, run: target_ctl::tgtadm },
     Command {
         name: "tgt-admin",
         about: "brings tgtd to what targets.conf says",
         linked: true,
-        run: |a| target_ctl::tgt_admin(a.to_vec()),
+        run: target_ctl::tgt_admin,
     },
-    Command {
-        name: "tgtimg",
-        about: "makes and shows image files",
-        linked: true,
-        run: |a| target_ctl::tgtimg(a.to_vec()),
-    },
+    Command { name: "tgtimg", about: "makes and shows image files", linked: true, run: target_ctl::tgtimg },
     Command {
         name: "demo",
         about: "a target with a disk, in a folder of its own",

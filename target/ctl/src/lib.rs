@@ -26,16 +26,16 @@ pub fn version_text() -> String {
 }
 
 /// `tgtadm`
-pub fn tgtadm(args: Vec<OsString>) -> i32 {
+pub fn tgtadm(args: &[OsString]) -> i32 {
     terminal::with("tgtadm", args, run_tgtadm)
 }
 
 /// `tgt-admin`
-pub fn tgt_admin(args: Vec<OsString>) -> i32 {
+pub fn tgt_admin(args: &[OsString]) -> i32 {
     terminal::with("tgt-admin", args, run_tgt_admin)
 }
 
 /// `tgtimg`
-pub fn tgtimg(args: Vec<OsString>) -> i32 {
+pub fn tgtimg(args: &[OsString]) -> i32 {
     terminal::with("tgtimg", args, run_tgtimg)
 }

@@ -17,11 +17,11 @@ pub struct Terminal<'a> {
     pub socket_variable: Option<String>,
 }
 
-/// Runs `command` on the process's own streams and environment. The first of `args` is the name that the command was
-/// called by, which may be a path: messages begin with the plain `name`. Output that nobody reads any more ends the
-/// command's printing, not its work.
-pub(crate) fn with(name: &str, args: Vec<OsString>, command: fn(&[String], &mut Terminal<'_>) -> i32) -> i32 {
-    let rest = args.into_iter().skip(1).map(|a| a.to_string_lossy().into_owned());
+/// Runs `command` on the process's own streams and environment. The first of `args` is what the command was called by: its
+/// messages begin with the plain `name` all the same. Output that nobody reads any more ends the command's printing, not
+/// its work.
+pub(crate) fn with(name: &str, args: &[OsString], command: fn(&[String], &mut Terminal<'_>) -> i32) -> i32 {
+    let rest = args.iter().skip(1).map(|a| a.to_string_lossy().into_owned());
     let args: Vec<String> = std::iter::once(name.to_owned()).chain(rest).collect();
     let root = std::env::var_os(base::root::ROOT_VARIABLE).map_or_else(Root::default, Root::new);
     let mut out = std::io::stdout().lock();

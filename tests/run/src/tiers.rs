@@ -113,9 +113,15 @@ pub const TIERS: &[Tier] = &[
     },
     Tier {
         name: "transcript",
+<<<<<<< HEAD
+        about: "tgtadm and tgt-admin, ours and stock, call by call",
+        command: &["cargo", "run", "-q", "-p", INTEROP, "--", "transcript"],
+        limit_s: 300,
+=======
         about: "tgtadm, tgt-admin and tgtimg, call by call, beside stock tgt's",
         command: &["cargo", "run", "-q", "-p", INTEROP, "--", "transcript"],
         limit_s: 600,
+>>>>>>> w-control
         count: Count::Tally,
         needs: &[],
     },

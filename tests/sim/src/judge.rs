@@ -169,6 +169,7 @@ impl Judge {
 
     /// WRITE(16), with or without FUA.
     pub fn write(&mut self, initiator: usize, unit: u32, blocks: Range<u64>, fua: bool) -> Ask {
+        self.oracles[unit as usize].set_owner(initiator as u32);
         let (token, data) = self.oracles[unit as usize].write(blocks.clone(), fua);
         let work = Work::Write { token, view: self.view(initiator, unit) };
         self.ask(initiator, unit, work, transfer(0x8a, if fua { 0x08 } else { 0 }, &blocks), 0, data)
@@ -176,6 +177,7 @@ impl Judge {
 
     /// WRITE SAME(16) of a block of zeroes.
     pub fn zero(&mut self, initiator: usize, unit: u32, blocks: Range<u64>) -> Ask {
+        self.oracles[unit as usize].set_owner(initiator as u32);
         let token = self.oracles[unit as usize].zero(blocks.clone());
         let work = Work::Write { token, view: self.view(initiator, unit) };
         self.ask(initiator, unit, work, transfer(0x93, 0, &blocks), 0, vec![0; BLOCK as usize])
@@ -183,7 +185,10 @@ impl Judge {
 
     /// SYNCHRONIZE CACHE(10) of everything.
     pub fn flush(&mut self, initiator: usize, unit: u32) -> Ask {
-        let token = self.oracles[unit as usize].flush();
+        // With errors about, a success tells an initiator of its own writes alone: a failure that concerned another's may be
+        // on its way to that one.
+        let oracle = &mut self.oracles[unit as usize];
+        let token = if self.errors_expected { oracle.flush_of(initiator as u32) } else { oracle.flush() };
         let mut cdb = [0; 16];
         cdb[0] = 0x35;
         self.ask(initiator, unit, Work::Flush(token), cdb, 0, Vec::new())

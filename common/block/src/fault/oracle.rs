@@ -53,6 +53,7 @@ impl std::error::Error for Violation {}
 #[derive(Clone, Copy, Debug)]
 struct Write {
     token: u64,
+    owner: u32,
     stamp: Stamp,
     asked: u64,
     answered: Option<u64>,
@@ -136,7 +137,9 @@ pub struct Oracle {
     blocks: BTreeMap<u64, History>,
     writes: BTreeMap<u64, (Range<u64>, bool, u64)>,
     reads: BTreeMap<u64, (Range<u64>, u64)>,
-    flushes: BTreeMap<u64, u64>,
+    /// When it was asked, and for whose writes.
+    flushes: BTreeMap<u64, (u64, Option<u32>)>,
+    owner: u32,
     /// Blocks with a write that is not hard, or not for long.
     soft: BTreeSet<u64>,
 }
@@ -156,6 +159,7 @@ impl Oracle {
             writes: BTreeMap::new(),
             reads: BTreeMap::new(),
             flushes: BTreeMap::new(),
+            owner: 0,
             soft: BTreeSet::new(),
         }
     }
@@ -194,7 +198,16 @@ impl Oracle {
     fn ask(&mut self, blocks: Range<u64>, fua: bool, stamp: Stamp) -> WriteToken {
         let (token, asked) = (self.token(), self.tick());
         for b in blocks.clone() {
-            let w = Write { token, stamp, asked, answered: None, sure: false, hard: None, doubt: false };
+            let w = Write {
+                token,
+                owner: self.owner,
+                stamp,
+                asked,
+                answered: None,
+                sure: false,
+                hard: None,
+                doubt: false,
+            };
             self.blocks.entry(b).or_default().writes.push(w);
             self.soft.insert(b);
         }
@@ -237,10 +250,25 @@ impl Oracle {
         }
     }
 
+    /// Writes that are asked from now on are `owner`'s.
+    pub fn set_owner(&mut self, owner: u32) {
+        self.owner = owner;
+    }
+
     /// A flush is asked.
     pub fn flush(&mut self) -> FlushToken {
+        self.ask_flush(None)
+    }
+
+    /// A flush is asked whose success is taken to speak for `owner`'s writes alone: where each owner is told of failures on
+    /// its own, another's may not have been told yet.
+    pub fn flush_of(&mut self, owner: u32) -> FlushToken {
+        self.ask_flush(Some(owner))
+    }
+
+    fn ask_flush(&mut self, of: Option<u32>) -> FlushToken {
         let (token, now) = (self.token(), self.tick());
-        self.flushes.insert(token, now);
+        self.flushes.insert(token, (now, of));
         FlushToken(token)
     }
 
@@ -260,13 +288,18 @@ impl Oracle {
     /// A flush was answered.
     pub fn flush_done(&mut self, token: FlushToken, ok: bool) {
         let now = self.tick();
-        let Some(asked) = self.flushes.remove(&token.0) else { return };
+        let Some((asked, of)) = self.flushes.remove(&token.0) else { return };
         let oldest = self.oldest();
         let blocks = &mut self.blocks;
         self.soft.retain(|b| {
             let Some(h) = blocks.get_mut(b) else { return false };
             for w in &mut h.writes {
-                if ok && w.sure && w.hard.is_none() && w.answered.is_some_and(|t| t < asked) {
+                if ok
+                    && of.is_none_or(|o| o == w.owner)
+                    && w.sure
+                    && w.hard.is_none()
+                    && w.answered.is_some_and(|t| t < asked)
+                {
                     w.hard = Some(now);
                 } else if !ok {
                     w.cast_doubt(asked);
@@ -336,7 +369,7 @@ impl Oracle {
     fn oldest(&self) -> u64 {
         let reads = self.reads.values().map(|r| r.1);
         let fua = self.writes.values().filter(|w| w.1).map(|w| w.2);
-        reads.chain(fua).chain(self.flushes.values().copied()).min().unwrap_or(u64::MAX)
+        reads.chain(fua).chain(self.flushes.values().map(|f| f.0)).min().unwrap_or(u64::MAX)
     }
 }
 

@@ -14,7 +14,6 @@ use scsi::{InitiatorPort, Nexus, NexusId, ResetKind, TargetPort, Victims};
 use target_session::{CloseHow, SessionId, TmfFunction, TmfId, TmfResponse};
 
 use super::convert;
-use super::counters::Counters;
 use super::mail::{AbortOrder, Answer, Mail};
 use super::tasks::{Place, SessionState};
 use super::worker::{Worker, with_machine};
@@ -114,7 +113,7 @@ impl Worker {
             }
             let Some(unit) = self.shared.unit(handle) else { continue };
             let itl = RefCell::new(unit.lu.attach(&state.nexus));
-            state.places.push(Rc::new(Place { lun, unit, itl, counters: RefCell::new(Counters::default()) }));
+            state.places.push(Rc::new(Place { lun, unit, itl, counters: RefCell::default() }));
         }
         state.places.sort_by_key(|p| p.lun);
     }
@@ -288,13 +287,14 @@ impl Worker {
         for state in self.sessions.values() {
             for place in state.places.iter().filter(|p| p.unit.handle == unit) {
                 let mut counters = place.counters.borrow_mut();
-                let (read, write) = counters.view(self.now);
+                let errors = counters.as_ref().map_or(0, |c| c.errors);
+                let (read, write) = counters.as_mut().map(|c| c.view(self.now)).unwrap_or_default();
                 found.push(NexusStats {
                     sid: u64::from(state.tsih),
                     initiator: state.nexus.initiator.name.clone(),
                     read,
                     write,
-                    errors: counters.errors,
+                    errors,
                 });
             }
         }

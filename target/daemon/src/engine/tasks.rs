@@ -23,7 +23,8 @@ pub(super) struct Place {
     pub lun: u64,
     pub unit: Arc<Unit>,
     pub itl: RefCell<ItNexusLun>,
-    pub counters: RefCell<Counters>,
+    /// None until the session moves data: most units of most sessions never see any.
+    pub counters: RefCell<Option<Box<Counters>>>,
 }
 
 /// What the engine keeps of a session.
@@ -118,7 +119,9 @@ impl Worker {
         let n = command.cdb.len().min(16);
         cdb[..n].copy_from_slice(&command.cdb[..n]);
         let task = Task::new(&mut place.itl.borrow_mut(), command, &inventory);
-        place.counters.borrow_mut().began(way, bytes);
+        if way != Way::Other {
+            place.counters.borrow_mut().get_or_insert_default().began(way, bytes);
+        }
         self.serial += 1;
         let throttle = way != Way::Other && place.unit.throttle.is_on();
         let start = if throttle { place.unit.throttle.reserve(self.now, bytes) } else { self.now };
@@ -286,7 +289,7 @@ impl Worker {
         }
         if let Err(e) = request.result {
             let place = &running.place;
-            place.counters.borrow_mut().errors += 1;
+            place.counters.borrow_mut().get_or_insert_default().errors += 1;
             if !matches!(e.kind, IoErrorKind::ReadOnly | IoErrorKind::Unsupported | IoErrorKind::OutOfRange) {
                 tracing::error!("{} lun {}: {:?} failed: {e}", place.unit.target, place.lun, request.op);
             }
@@ -344,7 +347,9 @@ impl Worker {
                 DataIn::Bytes(b) => b.len() as u64,
                 DataIn::Bufs(b) => b.iter().map(|b| b.len() as u64).sum(),
             };
-            running.place.counters.borrow_mut().ended(self.now, running.way, moved, took);
+            if let Some(counters) = running.place.counters.borrow_mut().as_mut() {
+                counters.ended(self.now, running.way, moved, took);
+            }
             took
         } else {
             Duration::ZERO
