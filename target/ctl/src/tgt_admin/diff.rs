@@ -276,17 +276,7 @@ fn changes(from: &LunSpec, to: &LunSpec) -> Option<Vec<(&'static str, String)>> 
             }
         }
     }
-    for (name, from, to) in [
-        ("scsi_sn", (from.scsi_sn_given, &from.scsi_sn), (to.scsi_sn_given, &to.scsi_sn)),
-        ("scsi_id", (from.scsi_id_given, &from.scsi_id), (to.scsi_id_given, &to.scsi_id)),
-    ] {
-        match (from, to) {
-            ((true, _), (false, _)) => return None,
-            ((false, _), (false, _)) => {}
-            _ if from == to => {}
-            (_, (true, value)) => out.push((name, value.clone())),
-        }
-    }
+    out.extend(identities(from, to)?);
     match (from.lbppbe, to.lbppbe) {
         (Some(_), None) => return None,
         (from, Some(to)) if from != Some(to) => out.push(("lbppbe", to.to_string())),
@@ -316,6 +306,19 @@ fn changes(from: &LunSpec, to: &LunSpec) -> Option<Vec<(&'static str, String)>> 
     let numbers = pick(from).into_iter().zip(pick(to)).filter(|(a, b)| a != b);
     out.extend(numbers.map(|(_, (name, value))| (name, value.to_string())));
     Some(out)
+}
+
+/// What gives `from` the serial number and SCSI id of `to`. One that was made up is as good as the same one given, as
+/// long as a serial number that changes does not take a made up id with it.
+fn identities(from: &LunSpec, to: &LunSpec) -> Option<Vec<(&'static str, String)>> {
+    if (from.scsi_sn_given && !to.scsi_sn_given) || (from.scsi_id_given && !to.scsi_id_given) {
+        return None;
+    }
+    let new_sn = to.scsi_sn_given && from.scsi_sn != to.scsi_sn;
+    let id_follows = new_sn && !from.scsi_id_given;
+    let new_id = to.scsi_id_given && (id_follows || from.scsi_id != to.scsi_id);
+    let sn = new_sn.then(|| ("scsi_sn", to.scsi_sn.clone()));
+    Some(sn.into_iter().chain(new_id.then(|| ("scsi_id", to.scsi_id.clone()))).collect())
 }
 
 pub(super) fn page_text(page: &ModePage) -> String {

@@ -347,6 +347,11 @@ fn a_dump_makes_the_same_state_again() {
     ask(Mode::Portal, Op::New, -1, 0, "portalOps portal=[::1]:99,");
     let (code, dump, err) = d.admin("--dump");
     assert_eq!((code, err.as_str()), (0, ""));
+    let same = d.dir.path().join("dumped.conf");
+    std::fs::write(&same, &dump).unwrap();
+    d.changes();
+    assert_eq!(d.admin(&format!("--update ALL -c {}", same.display())).0, 0);
+    assert_eq!(d.changes(), [], "where it came from it changes nothing");
     let other = Daemon::new();
     let file = other.dir.path().join("dumped.conf");
     std::fs::write(&file, &dump).unwrap();
