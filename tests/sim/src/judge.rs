@@ -300,7 +300,7 @@ impl Judge {
         match work {
             Work::Read(t) => self.end_read(initiator, unit, t, outcome, end)?,
             Work::Write { token, view } => {
-                self.end_write((initiator, unit), token, view, outcome, conflict)?
+                self.end_write((initiator, unit), token, view, outcome, conflict)?;
             }
             Work::Flush(t) => {
                 let oracle = &mut self.oracles[unit as usize];
