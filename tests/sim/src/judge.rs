@@ -300,20 +300,7 @@ impl Judge {
         match work {
             Work::Read(t) => self.end_read(initiator, unit, t, outcome, end)?,
             Work::Write { token, view } => {
-                if let Some((version, may)) = view.filter(|v| v.0 == self.version && !self.busy) {
-                    let _ = version;
-                    if may && conflict {
-                        fail!("initiator {initiator} may write and was refused; {:?}", self.reservations);
-                    }
-                    if !may && outcome == Outcome::Good {
-                        fail!("initiator {initiator} wrote in spite of {:?}", self.reservations);
-                    }
-                }
-                let oracle = &mut self.oracles[unit as usize];
-                match outcome {
-                    Outcome::Refused => oracle.write_refused(token),
-                    o => oracle.write_done(token, o == Outcome::Good),
-                }
+                self.end_write((initiator, unit), token, view, outcome, conflict)?;
             }
             Work::Flush(t) => {
                 let oracle = &mut self.oracles[unit as usize];
@@ -347,6 +334,30 @@ impl Judge {
             }
         }
         Ok(Verdict::Fine)
+    }
+
+    fn end_write(
+        &mut self,
+        (initiator, unit): (usize, u32),
+        token: WriteToken,
+        view: Option<(u64, bool)>,
+        outcome: Outcome,
+        conflict: bool,
+    ) -> Result<(), Failure> {
+        if let Some((_, may)) = view.filter(|v| v.0 == self.version && !self.busy) {
+            if may && conflict {
+                fail!("initiator {initiator} may write and was refused; {:?}", self.reservations);
+            }
+            if !may && outcome == Outcome::Good {
+                fail!("initiator {initiator} wrote in spite of {:?}", self.reservations);
+            }
+        }
+        let oracle = &mut self.oracles[unit as usize];
+        match outcome {
+            Outcome::Refused => oracle.write_refused(token),
+            o => oracle.write_done(token, o == Outcome::Good),
+        }
+        Ok(())
     }
 
     fn end_read(
