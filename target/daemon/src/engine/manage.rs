@@ -53,6 +53,11 @@ pub(super) struct Jobs {
 }
 
 impl Jobs {
+    /// Whether the unit is being taken away.
+    pub fn is_closing(&self, unit: LunHandle) -> bool {
+        self.closing_units.iter().any(|(closing, _)| *closing == unit)
+    }
+
     fn number(&mut self) -> u64 {
         self.last += 1;
         self.last
@@ -257,6 +262,7 @@ impl Worker {
             let number = self.jobs.number();
             with_machine!(self, abort_tasks, id, Some(field), None, number);
         }
+        self.end_background(unit);
         self.jobs.closing_units.push((unit, answer));
         self.check_unit_closings();
     }

@@ -377,7 +377,8 @@ impl Worker {
             // It ended a moment ago, and the machine knows.
             return;
         };
-        if running.task.as_ref().is_some_and(Task::outlives_abort) {
+        let closing = self.jobs.is_closing(running.place.unit.handle);
+        if !closing && running.task.as_ref().is_some_and(Task::outlives_abort) {
             // A sanitize operation goes on without its command.
             running.id = None;
             with_machine!(self, task_aborted, id);
@@ -386,6 +387,19 @@ impl Worker {
         running.aborted = true;
         if !running.busy {
             self.finish_aborted(key);
+        }
+    }
+
+    /// Ends what goes on in the background on a unit that is closed: a sanitize operation comes back as failed with the unit.
+    pub fn end_background(&mut self, unit: LunHandle) {
+        let keys: Vec<usize> =
+            self.tasks.iter().filter(|(_, t)| t.id.is_none() && t.is_on(unit)).map(|(key, _)| key).collect();
+        for key in keys {
+            let Some(running) = self.tasks.get_mut(key) else { continue };
+            running.aborted = true;
+            if !running.busy {
+                self.finish_aborted(key);
+            }
         }
     }
 
