@@ -283,6 +283,14 @@ impl Limits {
     }
 }
 
+impl Drop for FileShared {
+    /// A ring that is going away may hold the open file for a while yet; its lock ends here.
+    fn drop(&mut self) {
+        // Without a lock there is nothing to undo.
+        let _ = rustix::fs::flock(&*self.fd, FlockOperation::NonBlockingUnlock);
+    }
+}
+
 impl FileShared {
     pub fn geometry(&self) -> Geometry {
         Geometry {

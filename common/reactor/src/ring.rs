@@ -460,6 +460,8 @@ impl Drop for Ring {
         for request in self.parked.borrow_mut().drain() {
             request.abandon();
         }
+        // The kernel takes a closed ring apart in its own time, and would keep registered files open until then.
+        let _ = self.ring.borrow().submitter().unregister_files();
     }
 }
 

@@ -282,3 +282,14 @@ fn a_read_only_device_refuses_changes() {
     assert_eq!(d.apply(Op::Discard, 0, 512).unwrap_err().kind, IoErrorKind::ReadOnly);
     assert!(d.read(0, 512).is_ok());
 }
+
+#[test]
+fn a_device_that_is_closed_can_be_opened_again_at_once() {
+    let file = sparse_file(1 << 20);
+    for _ in 0..50 {
+        let device = FileDevice::open(file.path(), FileOptions::default()).unwrap();
+        let d = Blocking::open(Arc::new(device)).unwrap();
+        d.write(0, &[1; 512], false).unwrap();
+        d.flush().unwrap();
+    }
+}

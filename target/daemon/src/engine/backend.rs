@@ -28,6 +28,8 @@ const NULL_BYTES: u64 = 1 << 40;
 /// How long after the start a portal's address may still be another's: a ring outlives its killed process for a moment,
 /// and holds the listening sockets of the daemon before this one.
 const TAKEOVER_WAIT: Duration = Duration::from_secs(5);
+/// Between two attempts.
+const TAKEOVER_PAUSE: Duration = Duration::from_millis(50);
 
 /// See the module.
 pub struct EngineBackend {
@@ -90,7 +92,7 @@ impl EngineBackend {
             block_bytes: spec.block_size,
             exclusive: !allow_in_use,
         };
-        let opened = FileDevice::open(Path::new(path), options.clone()).or_else(|e| {
+        let opened = self.open_file(Path::new(path), &options).or_else(|e| {
             // A medium that cannot be written is served read-only, as tgt does, and says so in every MODE SENSE.
             let read_only = matches!(&e, FileError::Open { source, .. } if matches!(
                 source.kind(),
@@ -339,6 +341,19 @@ impl Backend for EngineBackend {
 }
 
 impl EngineBackend {
+    /// Opens a backing file. A killed daemon's rings hold its files for a moment after it is gone, so that a daemon that
+    /// has just started waits for them.
+    fn open_file(&self, path: &Path, options: &FileOptions) -> Result<FileDevice, FileError> {
+        loop {
+            match FileDevice::open(path, options.clone()) {
+                Err(FileError::InUse { .. }) if self.started.elapsed() < TAKEOVER_WAIT => {
+                    std::thread::sleep(TAKEOVER_PAUSE);
+                }
+                done => return done,
+            }
+        }
+    }
+
     fn listen(&self, address: SocketAddr) -> std::io::Result<std::os::fd::OwnedFd> {
         loop {
             match net::listen(address, false) {
@@ -346,7 +361,7 @@ impl EngineBackend {
                     if e.kind() == std::io::ErrorKind::AddrInUse
                         && self.started.elapsed() < TAKEOVER_WAIT =>
                 {
-                    std::thread::sleep(Duration::from_millis(50));
+                    std::thread::sleep(TAKEOVER_PAUSE);
                 }
                 done => return done,
             }
