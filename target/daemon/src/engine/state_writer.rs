@@ -1,11 +1,13 @@
 //! The thread that makes reservations durable (APTPL): a file a unit, replaced atomically.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use block::{IoError, IoErrorKind};
+
+use crate::persist::write_durably;
 
 /// Writes that wait at most; more are refused, and the initiator is told.
 const QUEUE_MAX: usize = 256;
@@ -68,12 +70,7 @@ impl StateWriter {
 
 fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(dir)?;
-    let (path, new) = (dir.join(name), dir.join(format!("{name}.new")));
-    let mut file = File::create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, &path)?;
-    File::open(dir)?.sync_all()
+    write_durably(&dir.join(name), bytes)
 }
 
 fn to_io_error(e: &io::Error) -> IoError {

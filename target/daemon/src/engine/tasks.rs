@@ -38,8 +38,12 @@ pub(super) struct SessionState {
 
 impl SessionState {
     pub fn place(&self, lun: u64) -> Option<&Rc<Place>> {
-        self.places.binary_search_by_key(&lun, |p| p.lun).ok().and_then(|i| self.places.get(i))
+        at_lun(&self.places, lun)
     }
+}
+
+fn at_lun(places: &[Rc<Place>], lun: u64) -> Option<&Rc<Place>> {
+    places.binary_search_by_key(&lun, |p| p.lun).ok().and_then(|i| places.get(i))
 }
 
 /// What the target has, as the session sees it.
@@ -103,12 +107,10 @@ impl Ord for Throttled {
 
 impl Worker {
     pub fn execute(&mut self, id: TaskId, session: SessionId, lun: u64, command: scsi::Command) {
-        let Some(state) = self.sessions.get(&session) else {
-            with_machine!(self, task_aborted, id);
-            return;
-        };
-        let inventory = SessionInventory(&state.places);
-        let place = iscsi::lun::decode(lun).ok().and_then(|n| state.place(u64::from(n)));
+        // A session that the engine does not know (its target went away during the login) has no units.
+        let places = self.sessions.get(&session).map_or(&[][..], |s| &s.places);
+        let inventory = SessionInventory(places);
+        let place = iscsi::lun::decode(lun).ok().and_then(|n| at_lun(places, u64::from(n)));
         let Some(place) = place.map(Rc::clone) else {
             let reply = scsi::no_such_lun(&command, &inventory);
             with_machine!(self, task_done, id, reply);
