@@ -12,7 +12,7 @@ use crate::command::Run;
 use crate::target::{Lun, Options, Programs, Target, sparse_file};
 
 const IQN: &str = "iqn.2026-11.org.plinth.kernel:1";
-const SIZE_BYTES: u64 = 256 << 20;
+const SIZE_BYTES: u64 = 1 << 30;
 /// A guest's whole life; emulated, it needs about a minute.
 const LIFE: Duration = Duration::from_secs(400);
 const STEP: Duration = Duration::from_secs(150);
